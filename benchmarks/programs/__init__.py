@@ -1,0 +1,1 @@
+"""Small programs that the benchmarks run, bare and through `urun`; each is started by its path."""

@@ -1,0 +1,231 @@
+"""Starting the background processes of one machine: the user's own server, and what it needs.
+
+Whoever finds the server gone starts it (a client on its first call, the agent after a crash), under
+a lock, so that two first calls at once make one server.  Nothing of the starter stays: descriptors,
+session, working directory, environment, umask and signal mask are shed.
+
+Layout notes: the state folder must be on a file system with working locks and sockets; a home
+directory on a network file system gets a local folder instead, reached through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import stat
+import sys
+import time
+
+from updraft import errors, settings
+from updraft.wire.sockets import connect_unix, peer_uid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+START_SECONDS = 20.0
+"""How long a server may take to come up on a busy machine."""
+
+_NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "lustre"})
+_NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs")
+
+
+def connect(folders: settings.Folders) -> socket.socket:
+    """Return a connection to this user's server.  Raises ``OSError`` when none listens.
+
+    The server must run as this user: nothing is sent to anybody else's.
+    """
+    peer = connect_unix(folders.socket)
+    uid = peer_uid(peer)
+    if uid != os.geteuid():
+        peer.close()
+        raise errors.NotAllowed(
+            f"the server at {folders.socket} runs as user {uid}, not as you ({os.geteuid()}); "
+            "set UPDRAFT_HOME to a folder of your own"
+        )
+    return peer
+
+
+def ensure_server(
+    folders: settings.Folders, say: Callable[[str], None] | None = None
+) -> socket.socket:
+    """Return a connection, starting the server first if there is none.
+
+    ``say`` gets the one line that tells a person about a new server.  Raises ``UpdraftError`` with
+    the server's own reason when it does not come up.
+    """
+    prepare_state(folders, say)
+    with start_lock(folders):
+        try:
+            return connect(folders)  # somebody was faster
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        start_server(folders)
+        if say is not None:
+            say("started a server for you on this machine; it ends by itself when idle")
+    try:
+        return connect(folders)
+    except OSError as error:
+        raise errors.Unavailable(
+            f"the server went away as it started ({error}); see {folders.server_log}"
+        ) from error
+
+
+def prepare_state(folders: settings.Folders, say: Callable[[str], None] | None = None) -> None:
+    """Make the state folder, private to this user.  Raises ``UpdraftError`` if it cannot be."""
+    state = folders.state
+    try:
+        if not os.path.lexists(state):
+            parent = os.path.dirname(state)
+            os.makedirs(parent, mode=0o700, exist_ok=True)
+            check_owner(parent)
+            if file_system(parent) in _NETWORK_FILE_SYSTEMS or file_system(parent).startswith(
+                _NETWORK_FUSE
+            ):
+                local = _local_folder(state)
+                os.symlink(local, state)
+                if say is not None:
+                    say(f"your home is on a network file system, so state is kept in {local}")
+            else:
+                os.makedirs(state, mode=0o700, exist_ok=True)
+        check_owner(state)
+        if stat.S_IMODE(os.stat(state).st_mode) & 0o077:
+            os.chmod(state, 0o700)
+    except OSError as error:
+        raise errors.Unavailable(
+            f"cannot use the state folder {state}: {error.strerror}; "
+            "set UPDRAFT_HOME to a folder that you can write to"
+        ) from error
+
+
+def check_owner(folder: str) -> None:
+    """Refuse a folder of another user's (as ``su`` and ``sudo -E`` would have us use)."""
+    owner = os.stat(folder).st_uid
+    if owner != os.geteuid():
+        raise errors.NotAllowed(
+            f"{folder} belongs to user {owner}, and you are user {os.geteuid()}; "
+            "set HOME or UPDRAFT_HOME to a folder of your own"
+        )
+
+
+def file_system(path: str) -> str:
+    """Return the type of the file system that ``path`` lies on, empty where it cannot be told."""
+    try:
+        with open("/proc/self/mountinfo") as file:
+            mounts = [line.split() for line in file]
+    except OSError:
+        return ""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    for fields in mounts:
+        point = fields[4].encode().decode("unicode_escape")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[fields.index("-") + 1]
+    return kind
+
+
+def _local_folder(state: str) -> str:
+    """Return a checked folder on a local disk that stands in for ``state``."""
+    name = f"updraft-{os.geteuid()}"
+    base = os.path.join("/var/tmp", name)
+    os.makedirs(base, mode=0o700, exist_ok=True)
+    made = os.lstat(base)
+    if not stat.S_ISDIR(made.st_mode) or made.st_uid != os.geteuid():
+        raise errors.NotAllowed(f"{base} is not a folder of yours; set UPDRAFT_HOME to one")
+    os.chmod(base, 0o700)
+    local = os.path.join(base, state.strip("/").replace("/", "-")[-100:])
+    os.makedirs(local, mode=0o700, exist_ok=True)
+    return local
+
+
+def start_server(folders: settings.Folders) -> None:
+    """Start a server and wait until it listens.  The caller holds the start lock."""
+    ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+    spawn_background(
+        [sys.executable, "-I", "-m", "updraft.server", "--ready-fd", "3"],
+        log=folders.server_log,
+        extra_fd=ready_write,
+    )
+    os.close(ready_write)
+    said = b""
+    deadline = time.monotonic() + START_SECONDS
+    with open(ready_read, "rb", buffering=0) as ready:
+        while not said.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([ready], [], [], left)[0]:
+                raise errors.Unavailable(
+                    f"the server did not start within {START_SECONDS:.0f} s; "
+                    f"see {folders.server_log}"
+                )
+            part = ready.read(4096)
+            if not part:
+                break
+            said += part
+    if said != b"ready\n":
+        why = said.decode(errors="replace").strip() or f"it crashed; see {folders.server_log}"
+        raise errors.Unavailable(f"the server could not start: {why}")
+
+
+def spawn_background(command: list[str], *, log: str, extra_fd: int | None = None) -> None:
+    """Start ``command`` as a process of nobody's: own session, no terminal, clean environment.
+
+    ``extra_fd`` becomes its descriptor 3.  Output goes to ``log``.  A double fork leaves it to the
+    system's init, so that its starter has nothing to wait for.
+    """
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
+                signal.signal(number, signal.SIG_DFL)
+        os.umask(0o077)
+        os.chdir("/")
+        extra = 3
+        if extra_fd is not None:
+            os.dup2(extra_fd, extra)
+            os.set_inheritable(extra, True)  # dup2 onto itself leaves the flag as it was
+        null = os.open(os.devnull, os.O_RDWR)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.closerange(extra + (extra_fd is not None), 1 << 20)
+        os.execve(command[0], command, settings.background_environment())
+    finally:
+        os._exit(127)
+
+
+def start_lock(folders: settings.Folders) -> _Lock:
+    """Return the lock under which a server starts, and closes its door when idle."""
+    return _Lock(folders.start_lock)
+
+
+class _Lock:
+    """An exclusive lock on a file, for a ``with`` block; dies with its process."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise errors.Unavailable(
+                f"cannot write {self._path}: {error.strerror}; free some space, or set "
+                "UPDRAFT_HOME to a folder that you can write to"
+            ) from error
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)

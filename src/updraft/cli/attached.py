@@ -1,0 +1,339 @@
+"""Runs an attached job: this process's input, output, signals and terminal are the job's.
+
+On the launch path: imports only what the import-set test allows.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+
+from updraft import bootstrap_client, errors
+from updraft.cli.terminal import Terminal
+from updraft.sdk.session import Session
+from updraft.wire import frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+    from updraft.settings import Folders
+
+_INPUT_BYTES = 256 * 1024
+RECONNECT_SECONDS = 30.0
+"""How long a client tries to find its server again; the server waits for it as long."""
+
+_FORWARDED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+class Attached:
+    """An attached run, from the first connection to the exit code."""
+
+    def __init__(
+        self, session: Session, folders: Folders, program: str, *, tty: bool, quiet: bool = False
+    ) -> None:
+        self._session = session
+        self._folders = folders
+        self._program = program
+        self._quiet = quiet
+        self._terminal = Terminal(0) if tty else None
+        self._detach_keys = b""
+        self._typed = b""
+        self._stdin_open = True
+        self._outputs = {frames.STDOUT: 1, frames.STDERR: 2}
+        self._sending = False
+        self._signals: list[int] = []
+        self._last_signal = 0
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._started = False
+        self._detached = False
+        self._last_break = -RECONNECT_SECONDS
+        self._break_began = 0.0
+
+    def without_input(self) -> None:
+        """Read no input: the task sees an empty one."""
+        self._stdin_open = False
+
+    def detach_on(self, keys: bytes) -> None:
+        """Leave the job running when these keys are typed."""
+        self._detach_keys = keys
+
+    def run(self) -> int:
+        """Run to the end and return the exit code."""
+        self._take_signals()
+        try:
+            peer = bootstrap_client.connect(self._folders, self.say)
+            self._session.connect(peer)
+            if not self._stdin_open:
+                self._session.give_input(b"")
+            while not self._session.complete and not self._detached:
+                try:
+                    self._turn()
+                except ConnectionError as error:
+                    if self._session.complete or self._detached:
+                        break
+                    self._come_back(error)
+        finally:
+            if self._terminal is not None:
+                self._terminal.restore()
+        return 0 if self._detached else self._exit_code()
+
+    # -- one turn of the loop
+
+    def _turn(self) -> None:
+        session = self._session
+        self._send_signals()
+        poll = select.poll()
+        fd = session.socket.fileno()
+        poll.register(fd, select.POLLIN | (select.POLLOUT if session.wants_write else 0))
+        poll.register(self._wake_read, select.POLLIN)
+        if self._stdin_open and session.wants_input and self._may_read():
+            poll.register(0, select.POLLIN)
+        ready = dict(poll.poll())
+        if self._wake_read in ready:
+            self._drain_wake()
+        if fd in ready:
+            session.flush()
+            for kind, stream, payload in session.receive():
+                self._handle(kind, stream, payload)
+        if 0 in ready:
+            self._read_input()
+
+    def _may_read(self) -> bool:
+        # A background job must not touch the terminal: it would be stopped for it.
+        return self._terminal is None or self._terminal.foreground()
+
+    def _handle(self, kind: int, stream: int, payload: Any) -> None:
+        if kind == frames.DATA:
+            self._write(stream, payload)
+        elif kind == frames.GREW:
+            self.say(f"{payload} bytes of output were cut: the stored stream was over its quota")
+        elif kind == frames.CLOSE:
+            self._close_input()
+        elif kind == frames.STARTED:
+            self._started = True
+            if self._terminal is not None:
+                self._terminal.make_raw()
+        elif kind == frames.STOPPED:
+            if self._terminal is not None:
+                self._stop_myself()
+        elif kind == frames.NOTICE:
+            self.say(payload["message"])
+
+    def _write(self, stream: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        fd = self._outputs.get(stream)
+        while view and fd is not None:
+            try:
+                view = view[os.write(fd, view) :]
+            except BlockingIOError:  # somebody made it non-blocking: wait as if it were not
+                select.select([], [fd], [])
+            except OSError:  # the reader is gone (EPIPE), or the terminal (EIO)
+                del self._outputs[stream]
+                self._session.close_output(stream)
+                return
+
+    def _read_input(self) -> None:
+        try:
+            data = os.read(0, _INPUT_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data and self._detach_keys:
+            data = self._filter_detach_keys(data)
+            if not data:
+                return
+        if not data:
+            self._stdin_open = False
+        self._session.give_input(data)
+
+    def _filter_detach_keys(self, data: bytes) -> bytes:
+        self._typed += data
+        if self._detach_keys in self._typed:
+            before = self._typed.split(self._detach_keys)[0]
+            if before:
+                self._session.give_input(before)
+            self._session.send(frames.DETACH, {})
+            self._detached = True
+            return b""
+        # Hold back what may be the beginning of the keys.
+        held = 0
+        for count in range(1, len(self._detach_keys)):
+            if self._typed.endswith(self._detach_keys[:count]):
+                held = count
+        data = self._typed[: len(self._typed) - held]
+        self._typed = self._typed[len(self._typed) - held :]
+        return data
+
+    def _close_input(self) -> None:
+        """The command reads no more: who writes to us is to learn it."""
+        if self._stdin_open and self._terminal is None:
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.close(null)
+        self._stdin_open = False
+
+    # -- signals
+
+    def _take_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in _FORWARDED:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+        if self._terminal is not None:
+            signal.signal(signal.SIGWINCH, self._on_signal)
+        else:
+            signal.signal(signal.SIGTSTP, self._on_signal)
+        signal.signal(signal.SIGCONT, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+        if not self._sending and self._session.job is not None:
+            # The loop may be blocked in a write to a slow reader: do not wait for it.
+            self._send_signals()
+
+    def _send_signals(self) -> None:
+        if self._session.job is None:
+            self._end_before_submission()
+            return
+        self._sending = True
+        try:
+            while self._signals:
+                number = self._signals.pop(0)
+                self._last_signal = number
+                if number == signal.SIGWINCH and self._terminal is not None:
+                    rows, columns = self._terminal.size()
+                    self._session.send(frames.RESIZE, {"rows": rows, "columns": columns})
+                elif number == signal.SIGTSTP:
+                    self._session.send(frames.SIGNAL, {"signal": int(number)})
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                elif number == signal.SIGCONT and self._terminal is not None:
+                    self._continue_on_terminal()
+                else:
+                    self._session.send(frames.SIGNAL, {"signal": int(number)})
+        except OSError:
+            self._signals.insert(0, self._last_signal)
+        finally:
+            self._sending = False
+
+    def _end_before_submission(self) -> None:
+        # Nothing is acknowledged yet, so nothing is owed: end as the signal says.
+        for number in self._signals:
+            if number in _FORWARDED:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+        self._signals.clear()
+
+    def _continue_on_terminal(self) -> None:
+        if self._terminal is None or not self._started:
+            return
+        if self._terminal.foreground():
+            self._terminal.make_raw()
+            rows, columns = self._terminal.size()
+            self._session.send(frames.RESIZE, {"rows": rows, "columns": columns})
+            self._session.send(frames.SIGNAL, {"signal": int(signal.SIGCONT)})
+
+    def _stop_myself(self) -> None:
+        """The command was stopped from its terminal: so are we, and the shell takes over."""
+        if self._terminal is not None:
+            self._terminal.restore()
+        before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(0, signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, before)
+
+    def _drain_wake(self) -> None:
+        try:
+            while os.read(self._wake_read, 512):
+                pass
+        except BlockingIOError:
+            return
+
+    # -- breaks
+
+    def _come_back(self, error: ConnectionError) -> None:
+        """Find the server again; it, or its runner, starts it if it was killed."""
+        self._session.socket.close()
+        now = time.monotonic()
+        if now - self._last_break > RECONNECT_SECONDS:
+            self._break_began = now
+        self._last_break = now
+        pause = 0.01
+        while True:
+            waited = time.monotonic() - self._break_began
+            try:
+                self._session.connect(bootstrap_client.reconnect(self._folders, waited))
+            except (OSError, errors.Unavailable) as failure:
+                if waited > RECONNECT_SECONDS:
+                    raise errors.ServerLost(
+                        f"the server went away ({error}) and did not come back within "
+                        f"{RECONNECT_SECONDS:.0f} s ({failure}); see: updraft job list"
+                    ) from failure
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.25)
+            else:
+                # A server that accepts and closes at once is not back.
+                time.sleep(pause)
+                return
+
+    # -- the end
+
+    def say(self, message: str) -> None:
+        """Write a line for the person."""
+        if self._quiet:
+            return
+        end = "\r\n" if self._terminal is not None and self._terminal.raw else "\n"
+        try:
+            os.write(2, f"{self._program}: {message}{end}".encode(errors="surrogateescape"))
+        except OSError:
+            return
+
+    def _exit_code(self) -> int:
+        ended = self._session.ended or {}
+        state, code = ended.get("state"), ended.get("exit_code")
+        if self._terminal is not None:
+            self._terminal.restore()
+        if state == "SUCCESS":
+            if code in (errors.EXIT_NOT_FOUND, errors.EXIT_NOT_EXECUTABLE) and not self._started:
+                self.say(ended["message"])
+            return int(code if code is not None else errors.EXIT_FAILURE)
+        job = self._session.job
+        if state == "EXPIRED":
+            self.say(f"job {job} expired: {ended['message']}")
+            return errors.EXIT_EXPIRED
+        if state == "CANCELLED":
+            self.say(f"job {job} was cancelled: {ended['message']}")
+            if not self._started and self._last_signal:
+                return 128 + self._last_signal
+            return errors.EXIT_CANCELLED
+        self.say(f"job {job} failed: {ended.get('message')}")
+        return errors.EXIT_FAILURE
+
+
+def open_standard_descriptors() -> None:
+    """Make sure that 0, 1 and 2 are open, lest a socket of ours takes their place."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(fd)
+
+
+def flush_and_exit(code: int) -> None:
+    """End without the interpreter's teardown, which would cost a millisecond or two."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                continue
+    os._exit(code)

@@ -1,0 +1,250 @@
+"""The flags of ``urun`` and ``ubatch``, in one table: parsing, help and docs come from it.
+
+On the launch path: parsed by hand, for click alone would double a launch's time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from updraft import errors, quantities
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Flag:
+    """One flag: its names, its value's name (None: it has none) and its help."""
+
+    def __init__(self, names: str, value: str | None, text: str, *, batch: bool | None = None):
+        self.names = names.split()
+        self.value = value
+        self.text = text
+        self.batch = batch
+        """True: only of ``ubatch``; False: only of ``urun``; None: of both."""
+
+    @property
+    def key(self) -> str:
+        """The long name, without dashes."""
+        return self.names[-1].lstrip("-")
+
+
+FLAGS = (
+    Flag("-P --pool", "POOL", "where to run (default: local)"),
+    Flag("-C --directory", "DIR", "work in DIR instead of the current directory"),
+    Flag("-e --env", "KEY[=VALUE]", "set a variable, or pass KEY on; repeatable, kept for a rerun"),
+    Flag("-n --name", "NAME", "a name for the job"),
+    Flag("-l --label", "KEY=VALUE", "a label to find the job by; repeatable"),
+    Flag("--cpus", "N", "CPUs it needs, as 2 or 0.5 (default: 1; 0 with a terminal)"),
+    Flag("--memory", "SIZE", "memory limit, as 512M or 2G (default: none)"),
+    Flag("--gpus", "N", "GPUs it needs (default: 0)"),
+    Flag("--time", "DURATION", "end it after 90s, 15m, 2h …; the exit code is then 124"),
+    Flag("--retries", "N", "try again up to N times when its machine or keeper is lost"),
+    Flag("--shell", "COMMAND", "run one string by your shell instead of a command"),
+    Flag("--tty", None, "give it a terminal even if stdin or stdout is none", batch=False),
+    Flag("--no-tty", None, "give it pipes even if stdin and stdout are terminals", batch=False),
+    Flag("-I --no-stdin", None, "leave stdin alone: the command sees an empty one", batch=False),
+    Flag("--detach-keys", "KEYS", "leave it running on these keys, as ctrl-p,ctrl-q", batch=False),
+    Flag(
+        "--keep-alive",
+        "DURATION",
+        "let it outlive a lost client this long (default: 0)",
+        batch=False,
+    ),
+    Flag("-f --follow", None, "stay and show state changes and output", batch=True),
+    Flag("-q --quiet", None, "say nothing but errors"),
+    Flag("-h --help", None, "show this help"),
+    Flag("--version", None, "show the version"),
+)
+
+_DETACH_HELP = "write detach keys as ctrl-p,ctrl-q or single characters, separated by commas"
+
+
+class LaunchOptions:
+    """What the flags said.  Fields have the flags' defaults."""
+
+    def __init__(self) -> None:
+        self.pool = "local"
+        self.directory: str | None = None
+        self.environment: list[bytes] = []
+        self.name = ""
+        self.labels: dict[str, str] = {}
+        self.cpus_milli: int | None = None
+        self.memory_bytes = 0
+        self.gpus = 0
+        self.time_limit_ms: int | None = None
+        self.retries: int | None = None
+        self.shell: str | None = None
+        self.tty: bool | None = None
+        self.no_stdin = False
+        self.detach_keys = b""
+        self.keep_alive_ms = 0
+        self.follow = False
+        self.quiet = False
+        self.help = False
+        self.version = False
+        self.command: list[str] = []
+
+
+def parse(arguments: list[str], *, batch: bool) -> LaunchOptions:
+    """Return the options; everything from the first non-flag word on is the command.
+
+    Raises ``errors.BadRequest``.
+    """
+    options = LaunchOptions()
+    flags = {name: flag for flag in FLAGS if flag.batch in (None, batch) for name in flag.names}
+    at = 0
+    while at < len(arguments):
+        word = arguments[at]
+        at += 1
+        if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            at -= 1
+            break
+        name, attached = _split(word, flags)
+        flag = flags.get(name)
+        if flag is None:
+            raise errors.BadRequest(
+                f"there is no flag {name}; see --help (a command of that name goes after --)"
+            )
+        if flag.value is None:
+            if attached is not None:
+                raise errors.BadRequest(f"{name} takes no value")
+            _SWITCHES[flag.key](options)
+            continue
+        if attached is None:
+            if at == len(arguments):
+                raise errors.BadRequest(f"{name} needs a value: {name} {flag.value}")
+            attached = arguments[at]
+            at += 1
+        try:
+            _VALUES[flag.key](options, attached)
+        except errors.BadRequest as error:
+            raise errors.BadRequest(f"{name}: {error.message}") from None
+    options.command = arguments[at:]
+    return options
+
+
+def _split(word: str, flags: dict[str, Flag]) -> tuple[str, str | None]:
+    if word.startswith("--"):
+        name, equals, value = word.partition("=")
+        return name, value if equals else None
+    name, rest = word[:2], word[2:]
+    if rest and name in flags and flags[name].value is None:
+        # -qI: several switches in one word are not worth their confusion with a command's.
+        raise errors.BadRequest(f"write {name} and -{rest} as two words")
+    return name, rest or None
+
+
+def _environment(options: LaunchOptions, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not key:
+        raise errors.BadRequest(f"{text!r} has no name; write it as KEY=VALUE or KEY")
+    if not equals:
+        if key not in os.environ:
+            raise errors.BadRequest(f"{key} is not set here; write it as {key}=VALUE")
+        value = os.environ[key]
+    options.environment.append(os.fsencode(f"{key}={value}"))
+
+
+def _label(options: LaunchOptions, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise errors.BadRequest(f"{text!r} is no label; write it as KEY=VALUE")
+    options.labels[key] = value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 6:
+        raise errors.BadRequest(f"{text!r} is not a count; write it as 0, 1, 2 …")
+    return int(text)
+
+
+def _milliseconds(text: str) -> int:
+    return int(quantities.parse_duration(text) * 1000)
+
+
+def _time_limit(text: str) -> int:
+    limit = _milliseconds(text)
+    if limit <= 0:
+        raise errors.BadRequest("a time limit is more than nothing; write it like 90s or 2h")
+    return limit
+
+
+def _keys(text: str) -> bytes:
+    keys = b""
+    for part in text.split(","):
+        if len(part) == 1:
+            keys += part.encode()
+        elif part.startswith("ctrl-") and len(part) == 6 and 0x40 <= ord(part[5].upper()) < 0x60:
+            keys += bytes([ord(part[5].upper()) & 0x1F])
+        else:
+            raise errors.BadRequest(f"{part!r} is no key; {_DETACH_HELP}")
+    return keys
+
+
+def _setter(field: str, read: Callable[[str], Any]) -> Callable[[LaunchOptions, str], None]:
+    def assign(options: LaunchOptions, text: str) -> None:
+        setattr(options, field, read(text))
+
+    return assign
+
+
+def _switch(field: str, value: bool = True) -> Callable[[LaunchOptions], None]:
+    def assign(options: LaunchOptions) -> None:
+        setattr(options, field, value)
+
+    return assign
+
+
+_VALUES: dict[str, Callable[[LaunchOptions, str], None]] = {
+    "pool": _setter("pool", str),
+    "directory": _setter("directory", str),
+    "env": _environment,
+    "name": _setter("name", str),
+    "label": _label,
+    "cpus": _setter("cpus_milli", quantities.parse_cpus),
+    "memory": _setter("memory_bytes", quantities.parse_bytes),
+    "gpus": _setter("gpus", _count),
+    "time": _setter("time_limit_ms", _time_limit),
+    "retries": _setter("retries", _count),
+    "shell": _setter("shell", str),
+    "detach-keys": _setter("detach_keys", _keys),
+    "keep-alive": _setter("keep_alive_ms", _milliseconds),
+}
+
+_SWITCHES: dict[str, Callable[[LaunchOptions], None]] = {
+    "tty": _switch("tty"),
+    "no-tty": _switch("tty", False),
+    "no-stdin": _switch("no_stdin"),
+    "follow": _switch("follow"),
+    "quiet": _switch("quiet"),
+    "help": _switch("help"),
+    "version": _switch("version"),
+}
+
+
+def help_text(program: str, *, batch: bool) -> str:
+    """Return the help of ``urun`` or ``ubatch``."""
+    what = (
+        "Run COMMAND in the background and print its job's id."
+        if batch
+        else "Run COMMAND as if it were local: its output, its exit code, your terminal and signals."
+    )
+    lines = [f"Usage: {program} [flags] COMMAND [ARG…]", "", what, "", "Flags:"]
+    for flag in FLAGS:
+        if flag.batch not in (None, batch):
+            continue
+        names = ", ".join(flag.names) if len(flag.names) > 1 else "    " + flag.names[0]
+        left = f"  {names} {flag.value or ''}".rstrip()
+        lines.append(f"{left:<32}{' ' if len(left) > 31 else ''}{flag.text}")
+    lines += [
+        "",
+        "Everything after the first word that is no flag belongs to the command; -- works too.",
+        "Exit code: the command's; 124 expired, 125 Updraft failed, 143 cancelled"
+        " (updraft help exit-codes).",
+    ]
+    return "\n".join(lines)

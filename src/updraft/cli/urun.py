@@ -1,0 +1,130 @@
+"""``urun`` and ``ubatch``: run a command as if it were local, or leave it running.
+
+On the launch path: imports only what the import-set test allows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import updraft
+from updraft import errors, settings
+from updraft.cli import attached, launch_options
+from updraft.cli.terminal import Terminal
+from updraft.sdk.session import Session
+from updraft.sdk.submission import environment_block, submission
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_BATCH_RETRIES = 2
+
+
+def main(arguments: list[str] | None = None, program: str = "urun") -> int:
+    """Run ``urun``; ends the process with the command's exit code."""
+    attached.open_standard_descriptors()
+    attached.flush_and_exit(_main(_arguments(arguments), program, batch=False))
+    return 0
+
+
+def main_batch(arguments: list[str] | None = None, program: str = "ubatch") -> int:
+    """Run ``ubatch``; ends the process with 0, or with the command's exit code when following."""
+    attached.open_standard_descriptors()
+    attached.flush_and_exit(_main(_arguments(arguments), program, batch=True))
+    return 0
+
+
+def _arguments(arguments: list[str] | None) -> list[str]:
+    return sys.argv[1:] if arguments is None else arguments
+
+
+def _main(arguments: list[str], program: str, *, batch: bool) -> int:
+    try:
+        options = launch_options.parse(arguments, batch=batch)
+        if options.help:
+            print(launch_options.help_text(program, batch=batch))  # noqa: T201 - that is its job
+            return 0
+        if options.version:
+            print(f"{program} (Updraft) {updraft.__version__}")  # noqa: T201
+            return 0
+        if batch:
+            return _batch(options, program)
+        return _run(options, program)
+    except errors.UpdraftError as error:
+        sys.stderr.write(f"{program}: {error.message}\n")
+        return error.exit_code
+
+
+def _run(options: launch_options.LaunchOptions, program: str) -> int:
+    tty = options.tty
+    if tty is None:
+        tty = os.isatty(0) and os.isatty(1)
+    body = _submission(options, attached=True)
+    if tty:
+        terminal = Terminal(0 if os.isatty(0) else 1)
+        rows, columns = terminal.size()
+        body["tty"] = {
+            "rows": rows,
+            "columns": columns,
+            "attributes": terminal.attributes(),
+            "stderr": options.tty is True or os.isatty(2),
+        }
+        if options.cpus_milli is None:
+            body["cpus_milli"] = 0  # an open shell blocks nobody
+    run = attached.Attached(
+        Session(body),
+        settings.folders(),
+        program,
+        tty=tty and os.isatty(0),
+        quiet=options.quiet,
+    )
+    if options.no_stdin:
+        body["stdin"] = tty
+        run.without_input()
+    run.detach_on(options.detach_keys)
+    return run.run()
+
+
+def _batch(options: launch_options.LaunchOptions, program: str) -> int:
+    from updraft.cli import batch  # noqa: PLC0415 - not on urun's path
+
+    body = _submission(options, attached=False)
+    if options.retries is None:
+        body["retries"] = _BATCH_RETRIES
+    return batch.submit(body, settings.folders(), program, options)
+
+
+def _submission(options: launch_options.LaunchOptions, *, attached: bool) -> dict[str, Any]:
+    if options.shell is not None:
+        if options.command:
+            raise errors.BadRequest("--shell runs one string; give either it or a command")
+        argv = [os.environ.get("SHELL") or "/bin/sh", "-c", options.shell]
+    else:
+        argv = options.command
+    if not argv:
+        raise errors.BadRequest("there is no command to run; give one, as in: urun hostname")
+    body = submission([os.fsencode(word) for word in argv], attached=attached)
+    environment = list(options.environment)
+    if options.directory is not None:
+        directory = os.path.abspath(options.directory)
+        if not os.path.isdir(directory):
+            raise errors.BadRequest(f"--directory: there is no directory {options.directory!r}")
+        body["directory"] = os.fsencode(directory)
+        environment.append(b"PWD=" + os.fsencode(directory))
+    body.update(
+        environment=environment_block(environment),
+        set_environment=options.environment,
+        pool=options.pool,
+        name=options.name,
+        labels=options.labels,
+        memory_bytes=options.memory_bytes,
+        gpus=options.gpus,
+        time_limit_ms=options.time_limit_ms,
+        retries=options.retries or 0,
+        keep_alive_ms=options.keep_alive_ms,
+    )
+    if options.cpus_milli is not None:
+        body["cpus_milli"] = options.cpus_milli
+    return body

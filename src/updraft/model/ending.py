@@ -1,0 +1,61 @@
+"""How an attempt's end becomes a job's: a pure decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from updraft.model.job import Outcome
+from updraft.model.states import State
+
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
+_ENOENT = 2
+_SIGKILL = 9
+
+
+def exit_code_of(status: int) -> int:
+    """Return the shell's exit code for a wait status: the command's own, or 128 + signal."""
+    signal_number = status & 0x7F
+    return 128 + signal_number if signal_number else (status >> 8) & 0xFF
+
+
+def outcome_of(end: Mapping[str, Any], command: str, memory_bytes: int = 0) -> Outcome:
+    """Return what the end that a keeper reports means for the task.
+
+    ``end`` has one of ``status`` (a wait status), ``refused`` (the step that failed before the
+    command ran) or ``lost``; ``why`` names who ended it, if it was ended.
+    """
+    if "lost" in end:
+        return Outcome(State.FAILURE, None, f"{end['lost']}, and its processes were ended")
+    if "refused" in end:
+        return _refused(end, command)
+    code = exit_code_of(end["status"])
+    match end.get("why"):
+        case "cancel":
+            return Outcome(State.CANCELLED, code, "cancelled")
+        case "stop":
+            return Outcome(State.CANCELLED, code, "cancelled: the server was stopped")
+        case "time":
+            return Outcome(State.EXPIRED, code, "its time limit was reached; raise --time")
+    if end.get("out_of_memory"):
+        return Outcome(
+            State.FAILURE,
+            code,
+            f"out of memory: limit {memory_bytes >> 20} MiB reached; raise --memory",
+        )
+    if code > 128 and end["status"] & 0x7F:
+        return Outcome(State.SUCCESS, code, f"ended by signal {end['status'] & 0x7F}")
+    return Outcome(State.SUCCESS, code, f"exited with {code}")
+
+
+def _refused(end: Mapping[str, Any], command: str) -> Outcome:
+    reason = str(end["message"])
+    if end["refused"] == "exec":
+        if end["errno"] == _ENOENT:
+            return Outcome(State.SUCCESS, _NOT_FOUND, f"{command}: command not found")
+        return Outcome(State.SUCCESS, _NOT_EXECUTABLE, f"{command}: {reason}")
+    step = {"directory": "cannot enter the directory", "limits": "cannot set the limits"}.get(
+        end["refused"], "cannot start"
+    )
+    return Outcome(State.FAILURE, None, f"{step}: {reason}")

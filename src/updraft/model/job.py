@@ -1,0 +1,115 @@
+"""Jobs as values: what was asked for, and who asked."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from updraft.model.states import State
+
+LOCAL_POOL = "local"
+DEFAULT_PROJECT = "default"
+LOCAL_JURISDICTION = "local"
+
+_ID_LETTERS = "abcdefghjkmnpqrstvwxyz"  # Crockford's alphabet: none looks like another
+_ID_SIGNS = "0123456789" + _ID_LETTERS
+ID_LENGTH = 10
+
+
+def new_job_id() -> str:
+    """Return a random id: short enough to type, and telling nothing of other people's jobs.
+
+    About 50 bits; the store refuses a repetition.  The first sign is a letter, so that an id is
+    never mistaken for a number.
+    """
+    return secrets.choice(_ID_LETTERS) + "".join(
+        secrets.choice(_ID_SIGNS) for _ in range(ID_LENGTH - 1)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: every query and every write is scoped by it."""
+
+    owner: str
+    project: str = DEFAULT_PROJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a task needs while it runs.  CPUs in thousandths."""
+
+    cpus_milli: int = 1000
+    memory_bytes: int = 0
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The terminal that a task gets."""
+
+    rows: int
+    columns: int
+    attributes: list[Any] | None
+    stderr: bool
+    """Whether stderr goes to the terminal too, or to a pipe beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What runs, and in which surroundings.  Bytes, as the system has them."""
+
+    argv: list[bytes]
+    directory: bytes
+    umask: int
+    nice: int
+    rlimits: list[list[int]]
+    ignored_signals: list[int]
+    set_environment: list[bytes]
+    """``KEY=VALUE`` of ``-e``; unlike the forwarded environment they are kept for a rerun."""
+    stdin: bool
+    terminal: Terminal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a job is to be treated.  Durations in milliseconds; None: without limit."""
+
+    time_limit_ms: int | None = None
+    retries: int = 0
+    priority: int = 0
+    keep_alive_ms: int = 0
+    grace_ms: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job as its owner submits it, already checked."""
+
+    key: bytes
+    """Made by the client: the same key twice is one job."""
+    command: Command
+    attached: bool
+    """Whether a client stays with the job (urun), or it runs detached (ubatch)."""
+    resources: Resources = field(default_factory=Resources)
+    policy: Policy = field(default_factory=Policy)
+    name: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    pool: str = LOCAL_POOL
+    source: str | None = None
+    """The job that this one runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended."""
+
+    state: State
+    exit_code: int | None
+    message: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether what was asked for was done."""
+        return self.state is State.SUCCESS and self.exit_code == 0

@@ -1,0 +1,1 @@
+"""Drivers of the engines that work runs on."""

@@ -1,0 +1,14 @@
+"""This machine as a pool: one runner, started in the background."""
+
+from __future__ import annotations
+
+import sys
+
+from updraft import bootstrap, settings
+
+
+def launch_runner(folders: settings.Folders) -> None:
+    """Start the runner if none lives: a keeper finds the lock of a living one and leaves."""
+    agent = [sys.executable, "-I", "-m", "updraft.runner.agent", "--folder", folders.runner]
+    keeper = [sys.executable, "-I", "-m", "updraft.runner.keeper", "--folder", folders.runner]
+    bootstrap.spawn_background([*keeper, "--", *agent], log=folders.server_log)

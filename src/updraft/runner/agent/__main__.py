@@ -1,0 +1,63 @@
+"""Start an agent: ``python -m updraft.runner.agent --folder DIR``, as its keeper's child."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+
+import uvloop
+
+from updraft import bootstrap, errors, settings
+from updraft.runner.agent.agent import Agent
+from updraft.runner.agent.capacity import find_capacity
+
+log = logging.getLogger("updraft.agent")
+
+
+class _LocalServer:
+    """Dials the server of this machine, and starts it again when it was killed."""
+
+    RESTART_AFTER_SECONDS = 0.1
+
+    def __init__(self, folders: settings.Folders) -> None:
+        self._folders = folders
+        self._missing_since: float | None = None
+
+    async def dial(self) -> socket.socket:
+        try:
+            peer = bootstrap.connect(self._folders)
+        except (FileNotFoundError, ConnectionRefusedError):
+            now = time.monotonic()
+            self._missing_since = self._missing_since or now
+            if now - self._missing_since < self.RESTART_AFTER_SECONDS:
+                raise
+            if os.path.exists(self._folders.stopped):
+                raise
+            try:
+                peer = await asyncio.to_thread(bootstrap.ensure_server, self._folders)
+            except errors.UpdraftError as error:
+                raise ConnectionError(error.message) from error
+        self._missing_since = None
+        peer.setblocking(False)
+        return peer
+
+
+def main(arguments: list[str]) -> int:
+    """Run the local runner's agent until its keeper is gone."""
+    if len(arguments) != 2 or arguments[0] != "--folder":
+        sys.stderr.write("usage: python -m updraft.runner.agent --folder DIR\n")
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(levelname)s %(message)s")
+    server = _LocalServer(settings.folders())
+    keeper_socket = os.path.join(arguments[1], "keeper.sock")
+    agent = Agent("local", find_capacity(), keeper_socket, server.dial)
+    uvloop.run(agent.run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,375 @@
+"""The agent's two sides: the keeper's socket, and a control and a data connection to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import updraft
+from updraft import faults
+from updraft.runner.agent.output import OutputStream
+from updraft.runner.keeper import processes
+from updraft.wire import frames
+from updraft.wire.sockets import connect_unix
+from updraft.wire.transport import FrameConnection, body_of
+
+log = logging.getLogger("updraft.agent")
+
+_RECONNECT_SECONDS = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+Dial = Callable[[], Awaitable[socket.socket]]
+"""Connects to the server, or raises ``OSError``."""
+
+
+class Attempt:
+    """What the agent knows of one attempt: the keeper's report, kept up to date."""
+
+    def __init__(self, serial: int, report: dict[str, Any]) -> None:
+        self.serial = serial
+        self.report = {"attempt": serial, **report}
+        folder = os.fsdecode(report["folder"])
+        self.outputs = {
+            stream: OutputStream(frames.stream_channel(serial, stream), folder, name)
+            for stream, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr"))
+        }
+        for stream, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
+            self.grew(stream, report.get(name, 0))
+        self.started_ticks: int | None = None
+        self.forgotten = False
+
+    def grew(self, stream: int, length: int) -> None:
+        """An output stream has grown in the spool."""
+        self.outputs[stream].length = length
+        self.report["stdout" if stream == frames.STDOUT else "stderr"] = length
+
+
+class Agent:
+    """Carries frames between one keeper and the server until the keeper is gone."""
+
+    def __init__(self, runner: str, capacity: dict[str, Any], keeper_socket: str, dial: Dial):
+        self._runner = runner
+        self._capacity = capacity
+        self._keeper_socket = keeper_socket
+        self._dial = dial
+        self._attempts: dict[int, Attempt] = {}
+        self._keeper: FrameConnection | None = None
+        self._keeper_identity = ""
+        self._keeper_pid = 0
+        self._server: _ServerSide | None = None
+        self._reported = asyncio.Event()
+        self._keeper_gone = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until the keeper goes away (or takes a newer agent)."""
+        loop = asyncio.get_running_loop()
+        peer = connect_unix(self._keeper_socket)
+        _, self._keeper = await loop.create_connection(
+            lambda: FrameConnection(_KeeperSide(self)), sock=peer
+        )
+        self._keeper.send_message(frames.HELLO, {"pid": os.getpid()})
+        await self._reported.wait()
+        serving = asyncio.create_task(self._serve(), name="server connection")
+        await self._keeper_gone.wait()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        self._end_orphans()
+
+    # -- the server
+
+    async def _serve(self) -> None:
+        failures = 0
+        while True:
+            try:
+                side = await _ServerSide.connect(self, self._dial)
+            except (OSError, asyncio.TimeoutError) as error:
+                if failures == 0:
+                    log.info("no server: %s", error)
+            else:
+                failures = 0
+                self._server = side
+                self.pump()
+                await side.gone.wait()
+                self._server = None
+                for attempt in self._attempts.values():
+                    for output in attempt.outputs.values():
+                        output.detach()
+                log.info("the server's connection closed")
+            await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
+            failures += 1
+
+    def hello(self) -> dict[str, Any]:
+        """Return what the server has to know to reconcile."""
+        return {
+            "role": "agent",
+            "wire": frames.WIRE_VERSION,
+            "release": updraft.__version__,
+            "runner": self._runner,
+            "pid": os.getpid(),
+            "keeper": self._keeper_identity,
+            "keeper_pid": self._keeper_pid,
+            "capacity": self._capacity,
+            "attempts": [
+                attempt.report for attempt in self._attempts.values() if not attempt.forgotten
+            ],
+        }
+
+    def from_server(
+        self,
+        connection: FrameConnection,
+        kind: int,
+        channel: int,
+        offset: int,
+        payload: bytes | memoryview,
+    ) -> None:
+        """Carry out or pass on one frame of the server's; ``connection`` takes an answer."""
+        serial = channel >> 2
+        if kind == frames.SPAWN:
+            self._spawn(serial, bytes(payload))
+            return
+        if kind == frames.FORGET:
+            self._forget(body_of(payload)["attempts"])
+        attempt = self._attempts.get(serial)
+        if kind == frames.ATTACH and attempt is not None:
+            order = body_of(payload)
+            for name, stream in (("stdout", frames.STDOUT), ("stderr", frames.STDERR)):
+                limit = order[name] + frames.OUTPUT_WINDOW_BYTES
+                attempt.outputs[stream].attach(order[name], limit)
+                self._to_keeper(frames.LIMIT, frames.stream_channel(serial, stream), limit)
+            # Where the client is to go on with its input.
+            taken = attempt.report.get("input", 0)
+            connection.send_stream(frames.ACK, serial << 2, taken)
+            self.pump()
+            return
+        if kind == frames.DETACH and attempt is not None:
+            for stream, output in attempt.outputs.items():
+                output.detach()
+                channel = frames.stream_channel(serial, stream)
+                self._to_keeper(frames.LIMIT, channel, frames.NO_LIMIT)
+            return
+        if kind == frames.LIMIT and attempt is not None:
+            output = attempt.outputs[channel & 3]
+            if output.limit is not None:
+                output.limit = offset
+            self._to_keeper(kind, channel, offset)
+            self.pump()
+            return
+        self._to_keeper(kind, channel, offset, payload)
+
+    def _spawn(self, serial: int, payload: bytes) -> None:
+        faults.reached("grant-spawn")
+        spec = body_of(payload)
+        if serial not in self._attempts:
+            attempt = Attempt(serial, {"job": spec["job"], "folder": spec["folder"]})
+            self._attempts[serial] = attempt
+            if spec["attached"]:
+                for stream, output in attempt.outputs.items():
+                    output.attach(0, spec["limits"][stream - 1])
+        self._to_keeper(frames.SPAWN, serial << 2, 0, payload)
+
+    def _forget(self, serials: list[int]) -> None:
+        for serial in serials:
+            attempt = self._attempts.get(serial)
+            if attempt is None:
+                continue
+            attempt.forgotten = True
+            if not any(output.due for output in attempt.outputs.values()):
+                del self._attempts[serial]
+
+    def pump(self) -> None:
+        """Send output, a chunk of each stream in turn, while the server's side takes it."""
+        server = self._server
+        if server is None:
+            return
+        done: list[int] = []
+        again = True
+        while again and server.ready:
+            again = False
+            for attempt in self._attempts.values():
+                for output in attempt.outputs.values():
+                    if output.due and server.ready and server.data is not None:
+                        output.send_some(server.data)
+                        again = True
+                if attempt.forgotten and not any(o.due for o in attempt.outputs.values()):
+                    done.append(attempt.serial)
+        for serial in done:
+            self._attempts.pop(serial, None)
+
+    # -- the keeper
+
+    def _to_keeper(
+        self, kind: int, channel: int, offset: int = 0, payload: bytes | memoryview = b""
+    ) -> None:
+        if self._keeper is not None:
+            self._keeper.send_stream(kind, channel, offset, payload)
+
+    def from_keeper(
+        self, kind: int, channel: int, offset: int, payload: bytes | memoryview
+    ) -> None:
+        """Keep up with the keeper, and pass on what the server has to know."""
+        serial, stream = channel >> 2, channel & 3
+        if kind == frames.REPORT:
+            self._take_report(body_of(payload))
+            return
+        attempt = self._attempts.get(serial)
+        if attempt is None:
+            return
+        if kind == frames.GREW:
+            attempt.grew(stream, offset)
+            if attempt.outputs[stream].limit is not None:
+                self.pump()
+            if self._server is not None:
+                self._server.grew(channel, offset)
+            return
+        if kind == frames.ACK:
+            attempt.report["input"] = offset
+        elif kind == frames.STARTED:
+            faults.reached("spawn-report")
+            attempt.report.update(body_of(payload))
+            attempt.started_ticks = processes.start_time(attempt.report["pid"])
+        elif kind == frames.STOPPED:
+            attempt.report["stopped"] = True
+        elif kind == frames.CONTINUED:
+            attempt.report["stopped"] = False
+        elif kind == frames.EXITED:
+            end = body_of(payload)
+            faults.reached("exit-log")
+            attempt.report["end"] = end
+            attempt.grew(frames.STDOUT, end["stdout"])
+            attempt.grew(frames.STDERR, end["stderr"])
+            self.pump()
+        if self._server is not None:
+            side = self._server.data if kind == frames.ACK else self._server.control
+            side.send_stream(kind, channel, offset, payload)
+
+    def _take_report(self, report: dict[str, Any]) -> None:
+        self._keeper_identity = report["keeper"]
+        self._keeper_pid = report["pid"]
+        for item in report["attempts"]:
+            serial = item.pop("attempt")
+            attempt = Attempt(serial, item)
+            if item.get("pid"):
+                attempt.started_ticks = processes.start_time(item["pid"])
+            end = item.get("end")
+            if end is not None:
+                attempt.grew(frames.STDOUT, end.get("stdout", 0))
+                attempt.grew(frames.STDERR, end.get("stderr", 0))
+            self._attempts[serial] = attempt
+        self._reported.set()
+
+    def keeper_closed(self) -> None:
+        """The keeper died, or has a newer agent."""
+        self._keeper_gone.set()
+
+    def _end_orphans(self) -> None:
+        """End what a dead keeper's leaders did not: the tasks that are still what they were."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._keeper_pid, 0)
+            return  # the keeper lives: a newer agent has taken over
+        for attempt in self._attempts.values():
+            pid = attempt.report.get("pid")
+            if pid is None or attempt.report.get("end") is not None:
+                continue
+            if processes.start_time(pid) == attempt.started_ticks:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+
+
+class _KeeperSide:
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        self._agent.from_keeper(kind, channel, offset, payload)
+
+    def closed(self) -> None:
+        self._agent.keeper_closed()
+
+    def writable(self, ready: bool) -> None:
+        """The keeper always reads; input under way is bounded by its window."""
+
+
+class _ServerSide:
+    """The two connections to a server; when either ends, both do."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.control: FrameConnection
+        self.data: FrameConnection
+        self.gone = asyncio.Event()
+        self.ready = False
+        self._welcomed: asyncio.Future[dict[str, Any]] | None = None
+        self._grown: dict[int, int] = {}
+        self._grown_due = False
+
+    @classmethod
+    async def connect(cls, agent: Agent, dial: Dial) -> _ServerSide:
+        """Dial both connections and say hello on each."""
+        side = cls(agent)
+        side.control = await side._open(dial)
+        try:
+            session = await side._greet(side.control, agent.hello())
+            side.data = await side._open(dial)
+            body = {"role": "agent-data", "wire": frames.WIRE_VERSION, **session}
+            await side._greet(side.data, body)
+        except BaseException:
+            side.closed()
+            raise
+        side.ready = True
+        return side
+
+    async def _open(self, dial: Dial) -> FrameConnection:
+        peer = await dial()
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: FrameConnection(self), sock=peer)
+        return connection
+
+    async def _greet(self, connection: FrameConnection, body: dict[str, Any]) -> dict[str, Any]:
+        self._welcomed = asyncio.get_running_loop().create_future()
+        connection.send_message(frames.HELLO, body)
+        async with asyncio.timeout(10):
+            return await self._welcomed
+
+    def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        if kind == frames.WELCOME and self._welcomed is not None:
+            if not self._welcomed.done():
+                self._welcomed.set_result(body_of(payload))
+        elif kind == frames.ERROR:
+            log.error("the server refuses this agent: %s", body_of(payload)["message"])
+        elif kind == frames.PING:
+            self.control.send(frames.frame(frames.PONG))
+        else:
+            self._agent.from_server(self.control, kind, channel, offset, payload)
+
+    def grew(self, channel: int, length: int) -> None:
+        """Tell of a stream's growth, at most every 20 ms: followers need no more."""
+        self._grown[channel] = length
+        if not self._grown_due:
+            self._grown_due = True
+            asyncio.get_running_loop().call_later(0.02, self._tell_growth)
+
+    def _tell_growth(self) -> None:
+        self._grown_due = False
+        for channel, length in self._grown.items():
+            self.control.send(frames.frame(frames.GREW, channel, length))
+        self._grown.clear()
+
+    def writable(self, ready: bool) -> None:
+        self.ready = ready
+        if ready:
+            self._agent.pump()
+
+    def closed(self) -> None:
+        self.ready = False
+        self.gone.set()
+        if self._welcomed is not None and not self._welcomed.done():
+            self._welcomed.set_exception(ConnectionError("the server closed the connection"))
+        for connection in (getattr(self, "control", None), getattr(self, "data", None)):
+            if connection is not None:
+                connection.close()

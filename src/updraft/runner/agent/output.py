@@ -1,0 +1,44 @@
+"""Sends a task's output from its spool to the server, as far as the server's limit allows."""
+
+from __future__ import annotations
+
+from updraft.storage.segments import SegmentReader
+from updraft.wire import frames
+from updraft.wire.transport import FrameConnection
+
+
+class OutputStream:
+    """One output stream of one attempt: what is spooled, what is sent, what may be sent."""
+
+    def __init__(self, channel: int, folder: str, name: str) -> None:
+        self.channel = channel
+        self.length = 0
+        self.limit: int | None = None  # nobody is attached
+        self._sent = 0
+        self._reader = SegmentReader(folder, name)
+
+    def attach(self, offset: int, limit: int) -> None:
+        """Send from ``offset`` on."""
+        self._sent, self.limit = offset, limit
+
+    def detach(self) -> None:
+        """Send no more."""
+        self.limit = None
+        self._reader.close()
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something that may be sent now."""
+        return self.limit is not None and self._sent < min(self.length, self.limit)
+
+    def send_some(self, connection: FrameConnection) -> None:
+        """Send one chunk."""
+        if self.limit is None:
+            return
+        size = min(frames.CHUNK_BYTES, self.limit - self._sent, self.length - self._sent)
+        at, data = self._reader.read(self._sent, size)
+        if not data:  # told of, but not there: a cut reaches to the end of what was told
+            self._sent = max(at, self.length)
+            return
+        connection.send_stream(frames.DATA, self.channel, at, data)
+        self._sent = at + len(data)

@@ -1,0 +1,383 @@
+"""The keeper's loop: tasks on one side, one agent on the other.
+
+The agent may come and go; tasks do not notice.  All that a new agent needs is in one REPORT, and
+everything after it is a change to what was reported, so nothing is queued for an absent agent.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+
+from updraft.runner.keeper import processes
+from updraft.runner.keeper.records import Records
+from updraft.runner.keeper.task import IdleLeader, Task
+from updraft.wire import frames
+from updraft.wire.packing import PackingError, unpack_dict
+from updraft.wire.sockets import peer_uid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+IDLE_LEADERS = 2
+"""Leaders forked ahead of need: a launch does not wait for a fork."""
+
+_AGENT_BACKOFF_SECONDS = (0.0, 0.05, 0.2, 1.0, 2.0, 5.0)
+_AGENT_HEALTHY_SECONDS = 10.0
+
+
+class Keeper:
+    """Owns this runner's tasks.  ``run`` returns when it was told to leave and no task is left."""
+
+    def __init__(self, listener: socket.socket, folder: str, agent_command: list[str]) -> None:
+        self._listener = listener
+        self._agent_command = agent_command
+        self._records = Records(os.path.join(folder, "attempts"))
+        self._selector = selectors.DefaultSelector()
+        self._tasks: dict[int, Task] = {}
+        self._ended: dict[int, dict[str, Any]] = {}  # reports of attempts without a task
+        self._idle: list[IdleLeader] = []
+        self._connection: _AgentConnection | None = None
+        self._agent_pid: int | None = None
+        self._agent_started = 0.0
+        self._agent_failures = 0
+        self._agent_due: float | None = 0.0
+        self._leaving = False
+        self.identity = os.urandom(8).hex()
+        self._adopt_records()
+
+    def run(self) -> None:
+        """Serve until told to leave."""
+        processes.become_subreaper()
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(wake_read, selectors.EVENT_READ, lambda: self._reap(wake_read))
+        while not (self._leaving and not self._tasks and self._connection is None):
+            self._tick()
+            self._fill_leaders()
+            for key, _ in self._selector.select(self._wait_seconds()):
+                # An earlier callback of this round may have closed what a later key names.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
+            if self._connection is not None:
+                self._connection.flush()
+
+    # -- the agent
+
+    def _accept(self) -> None:
+        try:
+            peer, _ = self._listener.accept()
+        except OSError:
+            return
+        if peer_uid(peer) != os.geteuid():
+            peer.close()
+            return
+        _AgentConnection(peer, self, self._selector)
+
+    def welcome(self, connection: _AgentConnection) -> None:
+        """An agent said hello: the newer one fences the older."""
+        if self._connection is not None and self._connection is not connection:
+            self._connection.close()
+        self._connection = connection
+        attempts = {attempt: task.report() for attempt, task in self._tasks.items()}
+        attempts.update(self._ended)
+        body = {
+            "keeper": self.identity,
+            "pid": os.getpid(),
+            "attempts": [{"attempt": attempt, **report} for attempt, report in attempts.items()],
+        }
+        connection.send(frames.message(frames.REPORT, body))
+
+    def agent_gone(self, connection: _AgentConnection) -> None:
+        """The agent's connection closed."""
+        if self._connection is connection:
+            self._connection = None
+
+    def handle(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        """Carry out one frame of the agent's."""
+        attempt, stream = channel >> 2, channel & 3
+        if kind == frames.SPAWN:
+            self._spawn(attempt, unpack_dict(bytes(payload)))
+            return
+        if kind == frames.FORGET:
+            for gone in unpack_dict(bytes(payload))["attempts"]:
+                self._forget(gone)
+            return
+        if kind == frames.STOP:
+            self._leave(cancel=unpack_dict(bytes(payload))["cancel"])
+            return
+        task = self._tasks.get(attempt)
+        if task is None or task.end is not None:
+            return
+        if kind == frames.DATA:
+            task.receive_input(offset, payload)
+        elif kind == frames.LIMIT:
+            task.limit(stream, offset)
+        elif kind == frames.EOF:
+            task.end_input(offset)
+        elif kind == frames.CLOSE:
+            task.close_output(stream)
+        elif kind == frames.SIGNAL:
+            task.signal(unpack_dict(bytes(payload))["signal"])
+        elif kind == frames.RESIZE:
+            size = unpack_dict(bytes(payload))
+            task.resize(size["rows"], size["columns"])
+        elif kind == frames.KILL:
+            order = unpack_dict(bytes(payload))
+            task.kill(order["why"], order["grace_ms"] / 1000)
+        elif kind == frames.DEADLINE:
+            limit_ms = unpack_dict(bytes(payload))["limit_ms"]
+            task.set_deadline(None if limit_ms is None else limit_ms / 1000)
+
+    def _spawn(self, attempt: int, spec: dict[str, Any]) -> None:
+        # P2: whatever is repeated on the way here, an attempt starts once.
+        if attempt in self._tasks or attempt in self._ended:
+            return
+        try:
+            self._records.intend(attempt, {"job": spec["job"], "folder": spec["folder"]})
+        except FileExistsError:
+            return
+        except OSError as error:
+            self._refuse(attempt, spec, f"the runner cannot record it: {error.strerror}")
+            return
+        try:
+            task = Task(attempt, spec, self._selector, self)
+            self._tasks[attempt] = task
+            task.start(self._idle.pop() if self._idle else IdleLeader())
+        except OSError as error:
+            self._tasks.pop(attempt, None)
+            self._refuse(attempt, spec, f"the runner cannot start it: {error.strerror}")
+
+    def _refuse(self, attempt: int, spec: dict[str, Any], why: str) -> None:
+        end = {"refused": "start", "message": why, "errno": 0, "stdout": 0, "stderr": 0}
+        self._ended[attempt] = {"job": spec["job"], "folder": spec["folder"], "end": end}
+        self._send(frames.message(frames.EXITED, end, frames.stream_channel(attempt, 0)))
+
+    def _forget(self, attempt: int) -> None:
+        task = self._tasks.get(attempt)
+        if task is not None and task.end is None:
+            return
+        self._tasks.pop(attempt, None)
+        self._ended.pop(attempt, None)
+        self._records.forget(attempt)
+
+    def _leave(self, *, cancel: bool) -> None:
+        self._leaving = True
+        self._agent_due = None
+        self._listener.close()
+        if cancel:
+            for task in self._tasks.values():
+                task.kill("stop", task.grace_seconds)
+
+    # -- what tasks say (task.Events)
+
+    def grew(self, channel: int, length: int) -> None:
+        """An output stream has grown."""
+        if self._connection is not None:
+            self._connection.grew(channel, length)
+
+    def took(self, channel: int, offset: int) -> None:
+        """Input was written up to ``offset``."""
+        if self._connection is not None:
+            self._connection.took(channel, offset)
+
+    def input_closed(self, channel: int) -> None:
+        """The command reads no more input."""
+        self._send(frames.frame(frames.CLOSE, channel))
+
+    def said(self, kind: int, task: Task, body: dict[str, Any]) -> None:
+        """A leader's message for the server."""
+        self._send(frames.message(kind, body, frames.stream_channel(task.attempt, 0)))
+
+    def ended(self, task: Task) -> None:
+        """A task came to its end: its processes are gone and its output is stored."""
+        assert task.end is not None  # noqa: S101 - an ended task has an end
+        try:
+            self._records.end(task.attempt, task.end)
+        except OSError:
+            pass  # it is in memory; only a crash of ours before the FORGET would miss it
+        leader = task.release_leader()
+        if leader is not None:
+            self._idle.append(leader)
+        self._send(frames.message(frames.EXITED, task.end, frames.stream_channel(task.attempt, 0)))
+
+    def _send(self, data: bytes) -> None:
+        if self._connection is not None:
+            self._connection.send(data)
+
+    # -- time and processes
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for task in self._tasks.values():
+            if (due := task.next_tick()) is not None and due <= now:
+                task.tick(now)
+        if self._agent_due is not None and now >= self._agent_due and self._agent_pid is None:
+            self._start_agent(now)
+
+    def _wait_seconds(self) -> float | None:
+        due = [at for task in self._tasks.values() if (at := task.next_tick()) is not None]
+        if self._agent_due is not None and self._agent_pid is None:
+            due.append(self._agent_due)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _fill_leaders(self) -> None:
+        if self._leaving or self._busy():
+            return
+        while len(self._idle) < IDLE_LEADERS:
+            self._idle.append(IdleLeader())
+        while len(self._idle) > 4 * IDLE_LEADERS:
+            self._idle.pop().socket.close()
+
+    def _busy(self) -> bool:
+        # Fork when nothing waits for us: a task that is starting comes first.
+        return any(task.pid is None and task.end is None for task in self._tasks.values())
+
+    def _start_agent(self, now: float) -> None:
+        self._agent_started = now
+        self._agent_pid = os.posix_spawn(
+            self._agent_command[0],
+            self._agent_command,
+            os.environ,
+            setsigdef=[signal.SIGPIPE],
+        )
+
+    def _reap(self, wake: int) -> None:
+        try:
+            while os.read(wake, 512):
+                pass
+        except BlockingIOError:
+            pass
+        dead: list[int] = []
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            dead.append(pid)
+        if self._agent_pid in dead:
+            self._agent_ended()
+        leaders = {task.leader.pid: task for task in self._tasks.values() if task.leader}
+        for pid in dead:
+            if pid in leaders:
+                self._end_orphans()
+                leaders[pid].leader_died()
+        self._idle = [leader for leader in self._idle if leader.pid not in dead]
+
+    def _agent_ended(self) -> None:
+        self._agent_pid = None
+        now = time.monotonic()
+        healthy = now - self._agent_started > _AGENT_HEALTHY_SECONDS
+        self._agent_failures = 0 if healthy else self._agent_failures + 1
+        step = min(self._agent_failures, len(_AGENT_BACKOFF_SECONDS) - 1)
+        if not self._leaving:
+            self._agent_due = now + _AGENT_BACKOFF_SECONDS[step]
+
+    def _end_orphans(self) -> None:
+        """End what a killed leader left to us, its subreaper: our children that we did not fork."""
+        ours = {task.leader.pid for task in self._tasks.values() if task.leader}
+        ours |= {leader.pid for leader in self._idle}
+        if self._agent_pid is not None:
+            ours.add(self._agent_pid)
+        kept = set(ours)
+        for pid in ours:
+            kept.update(processes.descendants(pid))
+        orphans = [pid for pid in processes.descendants(os.getpid()) if pid not in kept]
+        processes.signal_all(orphans, signal.SIGKILL)
+
+    def _adopt_records(self) -> None:
+        """Take over what an earlier keeper left: its ends, and its unfinished attempts as lost."""
+        for attempt, (intent, end) in self._records.load().items():
+            if end is None:
+                end = {"lost": "its keeper was killed", "at": time.time_ns()}
+                self._records.end(attempt, end)
+            self._ended[attempt] = {
+                "job": intent.get("job", ""),
+                "folder": intent.get("folder", b""),
+                "end": end,
+            }
+
+
+class _AgentConnection:
+    """One agent's connection.  Growth of streams is coalesced: only the latest length is sent."""
+
+    def __init__(self, peer: socket.socket, keeper: Keeper, selector: selectors.BaseSelector):
+        self._peer = peer
+        self._keeper = keeper
+        self._selector = selector
+        self._reader = frames.FrameReader()
+        self._out = bytearray()
+        self._grown: dict[int, int] = {}
+        self._taken: dict[int, int] = {}
+        self._known = False
+        self._mask = selectors.EVENT_READ
+        peer.setblocking(False)
+        selector.register(peer, self._mask, self._ready)
+
+    def send(self, data: bytes) -> None:
+        self._out += data
+
+    def grew(self, channel: int, length: int) -> None:
+        self._grown[channel] = length
+
+    def took(self, channel: int, offset: int) -> None:
+        self._taken[channel] = offset
+
+    def flush(self) -> None:
+        """Send what the socket takes."""
+        if not self._out and (self._grown or self._taken):
+            for channel, length in self._grown.items():
+                self._out += frames.frame(frames.GREW, channel, length)
+            for channel, offset in self._taken.items():
+                self._out += frames.frame(frames.ACK, channel, offset)
+            self._grown.clear()
+            self._taken.clear()
+        try:
+            while self._out:
+                count = self._peer.send(self._out)
+                del self._out[:count]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
+        if mask != self._mask:
+            self._mask = mask
+            self._selector.modify(self._peer, mask, self._ready)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._peer.fileno() >= 0:
+            self._selector.unregister(self._peer)
+            self._peer.close()
+        self._keeper.agent_gone(self)
+
+    def _ready(self) -> None:
+        try:
+            chunk = self._peer.recv(256 * 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self.close()
+            return
+        try:
+            for kind, channel, offset, payload in self._reader.feed(chunk):
+                if kind == frames.HELLO:
+                    self._known = True
+                    self._keeper.welcome(self)
+                elif self._known:
+                    self._keeper.handle(kind, channel, offset, payload)
+        except (frames.FrameError, PackingError, KeyError):
+            self.close()

@@ -1,0 +1,117 @@
+"""What the keeper and its leaders ask of the kernel about processes.
+
+A *subreaper* adopts every orphan below it, so its descendants are all that its tasks ever started,
+``setsid`` and double forks included; when it has no child left, nothing of the task is left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NAME = 15
+
+
+def become_subreaper() -> bool:
+    """Adopt the orphans among our descendants.  False where the system cannot (macOS)."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_name(name: str) -> None:
+    """Show ``name`` (15 bytes at most) as this process's name in ``ps`` and ``top``."""
+    _prctl(_PR_SET_NAME, name.encode()[:15] + b"\0")
+
+
+def _prctl(option: int, argument: int | bytes) -> bool:
+    try:
+        prctl = _libc().prctl
+    except AttributeError:
+        return False
+    return bool(prctl(option, argument, 0, 0, 0) == 0)
+
+
+_LIBC: list[ctypes.CDLL] = []
+
+
+def _libc() -> ctypes.CDLL:
+    if not _LIBC:
+        _LIBC.append(ctypes.CDLL(None, use_errno=True))
+    return _LIBC[0]
+
+
+def descendants(root: int) -> list[int]:
+    """Return the process ids below ``root``, parents before their children.
+
+    The answer is a moment old: a process that forks meanwhile is met on the next call.
+    """
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as stat:
+                fields = stat.read()
+        except OSError:
+            continue
+        # "pid (name) state ppid …"; the name may hold spaces and parentheses
+        parent = int(fields[fields.rindex(b")") + 4 :].split(b" ", 1)[0])
+        children.setdefault(parent, []).append(int(entry))
+    found: list[int] = []
+    layer = children.get(root, [])
+    while layer:
+        found += layer
+        layer = [child for pid in layer for child in children.get(pid, ())]
+    return found
+
+
+def signal_all(pids: list[int], number: int) -> None:
+    """Send a signal to each process; one that is gone or not ours is passed over."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def end_descendants(number: int = signal.SIGTERM) -> None:
+    """Ask all below this process to end; a stopped one is continued so that it can hear it."""
+    pids = descendants(os.getpid())
+    signal_all(pids, number)
+    if number != signal.SIGKILL:
+        signal_all(pids, signal.SIGCONT)
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None when it is gone.
+
+    With the boot id this names a process for good, where its number alone may be reused.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read()
+    except OSError:
+        return None
+    return int(fields[fields.rindex(b")") + 2 :].split()[19])
+
+
+def boot_id() -> str:
+    """Return the identity of this boot of the machine, empty where the system has none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def resident_bytes(pid: int | str = "self") -> int | None:
+    """Return a process's peak resident memory (VmHWM), None where the kernel cannot tell."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

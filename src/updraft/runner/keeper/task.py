@@ -1,0 +1,520 @@
+"""One running attempt: its leader, its descriptors, its input and the spools of its output."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import selectors
+import socket
+import struct
+import termios
+import time
+
+from updraft.runner.keeper.leader import fork_leader
+from updraft.storage.segments import SegmentWriter
+from updraft.wire import frames
+from updraft.wire.packing import unpack_dict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, Protocol
+
+    class Events(Protocol):
+        """What a task tells its keeper."""
+
+        def grew(self, channel: int, length: int) -> None: ...
+        def took(self, channel: int, offset: int) -> None: ...
+        def input_closed(self, channel: int) -> None: ...
+        def said(self, kind: int, task: Task, body: dict[str, Any]) -> None: ...
+        def ended(self, task: Task) -> None: ...
+
+
+_F_SETPIPE_SZ = 1031
+_PIPE_BYTES = 1 << 20
+_READ_BYTES: Final = 1 << 20
+_DISK_RETRY_SECONDS = 1.0
+_INDEX_GAP_NS = 100_000_000
+_INDEX_SWITCH_NS = 5_000_000
+INDEX_RECORD: Final = struct.Struct("<QBQ")
+"""One line of a task's time index: (unix time in ns, stream, offset of the stream then)."""
+
+
+class IdleLeader:
+    """A leader that waits for a task."""
+
+    def __init__(self) -> None:
+        self.pid, self.socket = fork_leader()
+
+
+class Task:
+    """An attempt from its SPAWN to its end; calls back into the keeper through ``Events``.
+
+    Keeps nothing in memory but input on its way (bounded by the input window) and, on a full disk,
+    the one chunk that could not be spooled.
+    """
+
+    def __init__(
+        self,
+        attempt: int,
+        spec: dict[str, Any],
+        selector: selectors.BaseSelector,
+        events: Events,
+    ) -> None:
+        self.attempt = attempt
+        self.spec = spec
+        self.pid: int | None = None
+        self.started_at: int | None = None
+        self.stopped = False
+        self.end: dict[str, Any] | None = None
+        self.why: str | None = None
+        self.grace_seconds: float = spec["grace_ms"] / 1000
+        self.deadline: float | None = None
+        self.retry_disk_at: float | None = None
+        self.leader: IdleLeader | None = None
+        self._exit: dict[str, Any] | None = None
+        self._reader = frames.FrameReader()
+        self._selector = selector
+        self._events = events
+        self._tty = spec["tty"] is not None
+        folder = os.fsdecode(spec["folder"])
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._streams = {
+            stream: _Output(self, stream, folder, name)
+            for stream, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr"))
+        }
+        self._index_path = os.path.join(folder, "times")
+        self._index_at = 0
+        self._index_stream = -1
+        self._stdin: int | None = None
+        self._input = bytearray()
+        self._input_written = 0  # handed to the kernel
+        self._input_end: int | None = None
+        self._input_watched = False
+
+    # -- start
+
+    def start(self, leader: IdleLeader) -> None:
+        """Hand the task to its leader.  Raises ``OSError`` when there are no more descriptors."""
+        self.leader = leader
+        theirs: list[int] = []
+        try:
+            if self._tty:
+                self._open_tty(theirs)
+            else:
+                self._open_pipes(theirs)
+            spec = self.spec
+            order = {
+                "tty": self._tty,
+                "grace_ms": int(self.grace_seconds * 1000),
+                "cgroups": spec["cgroups"],
+                "rlimits": spec["rlimits"],
+                "nice": spec["nice"],
+                "directory": spec["directory"],
+                "umask": spec["umask"],
+                "ignored_signals": spec["ignored_signals"],
+                "argv": spec["argv"],
+                "environment": spec["environment"],
+            }
+            leader.socket.setblocking(True)
+            data = memoryview(frames.message(frames.SPAWN, order))
+            sent = socket.send_fds(leader.socket, [data], theirs)
+            leader.socket.sendall(data[sent:])
+            leader.socket.setblocking(False)
+        finally:
+            for fd in set(theirs):
+                os.close(fd)
+        self._watch(leader.socket.fileno(), selectors.EVENT_READ, self._hear_leader)
+        for output in self._streams.values():
+            output.resume()
+
+    def _open_tty(self, theirs: list[int]) -> None:
+        tty = self.spec["tty"]
+        master, slave = os.openpty()
+        os.set_blocking(master, False)
+        if tty["attributes"] is not None:
+            _set_attributes(slave, tty["attributes"])
+        _set_size(master, tty["rows"], tty["columns"])
+        theirs += [slave, slave]
+        self._stdin = os.dup(master)
+        self._streams[frames.STDOUT].fd = master
+        if tty["stderr"]:
+            theirs.append(slave)
+            self._streams[frames.STDERR].closed = True
+        else:
+            theirs.append(self._pipe(frames.STDERR))
+        theirs.append(slave)
+
+    def _open_pipes(self, theirs: list[int]) -> None:
+        if self.spec["stdin"]:
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(write, False)
+            self._stdin = write
+            theirs.append(read)
+        else:
+            theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        theirs.append(self._pipe(frames.STDOUT))
+        theirs.append(self._pipe(frames.STDERR))
+
+    def _pipe(self, stream: int) -> int:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(read, False)
+        self._streams[stream].fd = read
+        return write
+
+    # -- what the agent says
+
+    def receive_input(self, offset: int, data: bytes | memoryview) -> None:
+        """Take input that starts at ``offset``; what was taken before is passed over."""
+        have = self._input_written + len(self._input)
+        if self._stdin is None or offset > have:
+            return  # a gap: the sender starts again from our ACK
+        fresh = data[have - offset :]
+        room = frames.INPUT_WINDOW_BYTES - len(self._input)
+        self._input += fresh[: max(room, 0)]
+        self._write_input()
+
+    def end_input(self, length: int) -> None:
+        """The input ends at ``length``: close it there."""
+        self._input_end = length
+        self._write_input()
+
+    def limit(self, stream: int, offset: int) -> None:
+        """The attached reader has room up to ``offset`` of an output stream."""
+        output = self._streams[stream]
+        output.limit = offset
+        output.resume()
+
+    def close_output(self, stream: int) -> None:
+        """The reader of an output stream is gone: the writer is to see a broken pipe."""
+        self._streams[stream].close()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command's process group."""
+        self._tell_leader(frames.SIGNAL, {"signal": number})
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the terminal a new size; the kernel tells its foreground processes."""
+        master = self._streams[frames.STDOUT].fd
+        if self._tty and master is not None:
+            _set_size(master, rows, columns)
+
+    def kill(self, why: str, grace_seconds: float) -> None:
+        """End the whole tree: SIGTERM, and after the grace SIGKILL."""
+        if self.why is None:
+            self.why = why
+        self._tell_leader(frames.KILL, {"grace_ms": int(grace_seconds * 1000)})
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Limit the run to ``seconds`` from its start; None lifts the limit."""
+        if seconds is None or self.started_at is None:
+            self.deadline = None
+            return
+        ran = (time.time_ns() - self.started_at) / 1e9
+        self.deadline = time.monotonic() + seconds - ran
+
+    # -- what the keeper reports
+
+    def report(self) -> dict[str, Any]:
+        """Return what an agent that knows nothing has to know."""
+        return {
+            "job": self.spec["job"],
+            "pid": self.pid,
+            "at": self.started_at,
+            "stopped": self.stopped,
+            "end": self.end,
+            "folder": self.spec["folder"],
+            "input": self._input_written,
+            "stdout": self._streams[frames.STDOUT].spool.length,
+            "stderr": self._streams[frames.STDERR].spool.length,
+        }
+
+    def tick(self, now: float) -> None:
+        """Do what is due: the time limit, and spooling again after a full disk."""
+        if self.deadline is not None and now >= self.deadline:
+            self.deadline = None
+            self.kill("time", self.grace_seconds)
+        if self.retry_disk_at is not None and now >= self.retry_disk_at:
+            self.retry_disk_at = None
+            for output in self._streams.values():
+                output.resume()
+            self._finish_if_done()
+
+    def next_tick(self) -> float | None:
+        """Return when ``tick`` has something to do (monotonic seconds), None for never."""
+        times = [at for at in (self.deadline, self.retry_disk_at) if at is not None]
+        return min(times, default=None)
+
+    # -- the leader
+
+    def _tell_leader(self, kind: int, body: dict[str, Any]) -> None:
+        if self.leader is None:
+            return
+        try:
+            self.leader.socket.sendall(frames.message(kind, body))
+        except (BlockingIOError, ConnectionError):
+            # A full socket: thousands of unread signals; one more says nothing new.
+            return
+
+    def _hear_leader(self) -> None:
+        leader = self.leader
+        if leader is None:
+            return
+        try:
+            chunk = leader.socket.recv(65536)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            chunk = b""
+        if not chunk:
+            self.leader_died()
+            return
+        for kind, _, _, payload in self._reader.feed(chunk):
+            body = unpack_dict(bytes(payload))
+            if kind == frames.STARTED:
+                self.pid, self.started_at = body["pid"], body["at"]
+                if self.spec["deadline_ms"] is not None:
+                    self.set_deadline(self.spec["deadline_ms"] / 1000)
+            elif kind == frames.STOPPED:
+                self.stopped = True
+            elif kind == frames.CONTINUED:
+                self.stopped = False
+            if kind == frames.EXITED:
+                self._exit = body
+                self._drain()
+            else:
+                self._events.said(kind, self, body)
+
+    def leader_died(self) -> None:
+        """The leader was killed: its tree is the keeper's now, and is ended there."""
+        if self._exit is None:
+            self._exit = {"lost": "its leader process was killed", "at": time.time_ns()}
+            self._drain()
+
+    def release_leader(self) -> IdleLeader | None:
+        """Return the leader if it can lead another task (a pty's leader leads only one)."""
+        leader, self.leader = self.leader, None
+        if leader is None:
+            return None
+        self._selector.unregister(leader.socket.fileno())
+        if self._tty or self._exit is None or "lost" in self._exit:
+            leader.socket.close()
+            return None
+        return leader
+
+    # -- the end
+
+    def _drain(self) -> None:
+        # No writer is left, so each stream reads to its end without waiting.
+        for output in self._streams.values():
+            output.resume()
+        self._close_input()
+        self._finish_if_done()
+
+    def output_closed(self) -> None:
+        """An output stream came to its end."""
+        self._finish_if_done()
+
+    def _finish_if_done(self) -> None:
+        if self._exit is None or self.end is not None:
+            return
+        if not all(output.closed for output in self._streams.values()):
+            return
+        self.deadline = None
+        self.end = {
+            **self._exit,
+            "why": self.why,
+            "stdout": self._streams[frames.STDOUT].spool.length,
+            "stderr": self._streams[frames.STDERR].spool.length,
+        }
+        for output in self._streams.values():
+            output.spool.close()
+        self._events.ended(self)
+
+    # -- input
+
+    def _write_input(self) -> None:
+        if self._stdin is None:
+            return
+        before = self._input_written
+        try:
+            while self._input:
+                count = os.write(self._stdin, memoryview(self._input)[:65536])
+                del self._input[:count]
+                self._input_written += count
+        except BlockingIOError:
+            pass
+        except OSError:  # the command closed its stdin, or hung up its terminal
+            self._close_input()
+            self._events.input_closed(frames.stream_channel(self.attempt, frames.STDIN))
+            return
+        if self._input_written != before:
+            channel = frames.stream_channel(self.attempt, frames.STDIN)
+            self._events.took(channel, self._input_written)
+        if self._input:
+            if not self._input_watched:
+                self._watch(self._stdin, selectors.EVENT_WRITE, self._write_input)
+                self._input_watched = True
+            return
+        if self._input_watched:
+            self._selector.unregister(self._stdin)
+            self._input_watched = False
+        if self._input_end is not None and self._input_written >= self._input_end:
+            if self._tty:
+                # The end of piped input on a terminal is the character that means it.
+                os.write(self._stdin, b"\x04")
+                self._input_end = None
+            else:
+                self._close_input()
+
+    def _close_input(self) -> None:
+        if self._stdin is None:
+            return
+        if self._input_watched:
+            self._selector.unregister(self._stdin)
+            self._input_watched = False
+        os.close(self._stdin)
+        self._stdin = None
+        self._input.clear()
+
+    # -- shared with the streams
+
+    def _watch(self, fd: int, mask: int, callback: Callable[[], None]) -> None:
+        self._selector.register(fd, mask, callback)
+
+    def spooled(self, output: _Output) -> None:
+        """Bytes of a stream were stored: tell of them, and note the time."""
+        now = time.time_ns()
+        since = now - self._index_at
+        switched = output.stream != self._index_stream and since >= _INDEX_SWITCH_NS
+        if switched or since >= _INDEX_GAP_NS:
+            self._index_at, self._index_stream = now, output.stream
+            with open(self._index_path, "ab") as index:
+                index.write(INDEX_RECORD.pack(now, output.stream, output.told))
+        output.told = output.spool.length
+        channel = frames.stream_channel(self.attempt, output.stream)
+        self._events.grew(channel, output.spool.length)
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        """The keeper's selector."""
+        return self._selector
+
+    @property
+    def over(self) -> bool:
+        """Whether no process of the task is left."""
+        return self._exit is not None
+
+
+class _Output:
+    """One output stream: reads its descriptor into its spool, as far as its limit allows."""
+
+    def __init__(self, task: Task, stream: int, folder: str, name: str) -> None:
+        self._task = task
+        self.stream = stream
+        self.fd: int | None = None
+        self.closed = False
+        self.told = 0
+        self.limit: int = task.spec["limits"][stream - 1]
+        self.spool = SegmentWriter(folder, name, task.spec["quota_bytes"])
+        self._unspooled: bytes | memoryview = b""
+        self._watched = False
+        self._grown = False
+
+    def resume(self) -> None:
+        """Go on reading if the limit allows; once the task is over, read all that is left."""
+        while not self.closed and self.fd is not None:
+            if self._unspooled and not self._spool(self._unspooled):
+                return
+            if self.spool.length >= self.limit:
+                self._set_watched(False)
+                return
+            if not self._task.over:
+                self._set_watched(True)
+                return
+            if not self._read():
+                return
+
+    def readable(self) -> None:
+        """The descriptor has bytes, or its end."""
+        self._read()
+        if self.spool.length >= self.limit or self._unspooled:
+            self._set_watched(False)
+
+    def close(self) -> None:
+        """Close the descriptor: the stream ends here."""
+        if self.closed:
+            return
+        self._set_watched(False)
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+        self.closed = True
+        self._task.output_closed()
+
+    def _read(self) -> bool:
+        assert self.fd is not None  # noqa: S101 - only called while it is open
+        try:
+            data = os.read(self.fd, min(_READ_BYTES, self.limit - self.spool.length))
+        except BlockingIOError:
+            # After the end this means that somebody outside the tree still holds the other side.
+            if self._task.over:
+                self.close()
+            return False
+        except OSError:  # EIO: the last holder of the pty's other side is gone
+            data = b""
+        if not data:
+            self.close()
+            return False
+        return self._spool(data)
+
+    def _spool(self, data: bytes | memoryview) -> bool:
+        """Store ``data``; on a full disk keep it and try again later.  Returns whether all went."""
+        left = memoryview(data)
+        keep_from = None
+        if self.limit != frames.NO_LIMIT:
+            keep_from = self.limit - frames.OUTPUT_WINDOW_BYTES
+        try:
+            while left:
+                left = left[self.spool.append(left, keep_from) :]
+        except OSError:
+            # Nothing is lost: the task is held back by its full pipe until there is room again.
+            self._unspooled = left
+            self._set_watched(False)
+            self._task.retry_disk_at = time.monotonic() + _DISK_RETRY_SECONDS
+            self._task.spooled(self)
+            return False
+        self._unspooled = b""
+        self._task.spooled(self)
+        if not self._grown and len(data) >= 65536 and self.fd is not None:
+            # A large writer gets a large pipe: fewer turns between it and us.
+            self._grown = True
+            try:
+                fcntl.fcntl(self.fd, _F_SETPIPE_SZ, _PIPE_BYTES)
+            except OSError:
+                pass
+        return True
+
+    def _set_watched(self, watched: bool) -> None:
+        if watched == self._watched or self.fd is None:
+            return
+        self._watched = watched
+        if watched:
+            self._task.selector.register(self.fd, selectors.EVENT_READ, self.readable)
+        else:
+            self._task.selector.unregister(self.fd)
+
+
+def _set_size(fd: int, rows: int, columns: int) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def _set_attributes(fd: int, attributes: list[Any]) -> None:
+    """Make the terminal like the client's: its modes and control characters."""
+    current = termios.tcgetattr(fd)
+    # Speeds are a property of the client's line, not of ours.
+    values = [*attributes[:4], current[4], current[5], attributes[6]]
+    try:
+        termios.tcsetattr(fd, termios.TCSANOW, values)
+    except (termios.error, TypeError, ValueError):
+        return

@@ -1,0 +1,1 @@
+"""Pure decisions: who runs next, and where.  No I/O, no clock."""

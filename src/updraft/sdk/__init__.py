@@ -1,0 +1,1 @@
+"""What `import updraft` gives: a client of the API, and of the raw protocol."""

@@ -1,0 +1,91 @@
+"""Builds a submission from this process: its directory, limits, environment and terminal.
+
+On the launch path: imports only what the import-set test allows.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits to take along
+    resource = None  # type: ignore[assignment]
+
+_FORWARDED_IF_IGNORED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGTSTP")
+
+
+def surroundings() -> dict[str, Any]:
+    """Return what a command started here would inherit, apart from environment and terminal."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return {
+        "directory": os.fsencode(os.getcwd()),
+        "umask": umask,
+        "nice": os.nice(0) if hasattr(os, "nice") else 0,
+        "rlimits": _limits(),
+        "ignored_signals": [
+            int(number)
+            for name in _FORWARDED_IF_IGNORED
+            if (number := getattr(signal, name, None)) is not None
+            and signal.getsignal(number) is signal.SIG_IGN
+        ],
+    }
+
+
+def environment_block(overrides: list[bytes]) -> bytes:
+    """Return this process's environment as a NUL-separated block, with ``KEY=VALUE`` overrides."""
+    environment = dict(os.environb)
+    for entry in overrides:
+        key, _, value = entry.partition(b"=")
+        environment[key] = value
+    return b"\0".join(key + b"=" + value for key, value in environment.items())
+
+
+def submission(argv: list[bytes], *, attached: bool) -> dict[str, Any]:
+    """Return a submission of ``argv`` with every field at its default.
+
+    ``attached``: a client stays with the job, takes its output and gives it its input.
+    """
+    return {
+        "key": os.urandom(16),
+        "argv": argv,
+        "attached": attached,
+        "environment": b"",
+        "set_environment": [],
+        "stdin": attached,
+        "tty": None,
+        "name": "",
+        "labels": {},
+        "pool": "local",
+        "cpus_milli": 1000,
+        "memory_bytes": 0,
+        "gpus": 0,
+        "time_limit_ms": None,
+        "retries": 0,
+        "priority": 0,
+        "keep_alive_ms": 0,
+        "grace_ms": 10_000,
+        "source": None,
+        **surroundings(),
+    }
+
+
+def _limits() -> list[list[int]]:
+    if resource is None:
+        return []
+    numbers = {
+        value
+        for name, value in vars(resource).items()
+        if name.startswith("RLIMIT_") and isinstance(value, int)
+    }
+    found = []
+    for number in sorted(numbers):
+        soft, hard = resource.getrlimit(number)
+        found.append([number, soft, hard])
+    return found

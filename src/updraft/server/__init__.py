@@ -1,0 +1,1 @@
+"""The server: control (API, services, loops) and relay."""

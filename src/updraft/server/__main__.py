@@ -1,0 +1,35 @@
+"""Start the server of this machine: ``python -m updraft.server [--ready-fd N]``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from updraft import errors, settings
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop; tell through the ready descriptor when, or why not."""
+    ready = int(arguments[1]) if arguments[:1] == ["--ready-fd"] else None
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s server %(levelname)s %(message)s")
+    os.umask(0o077)
+    try:
+        import uvloop  # noqa: PLC0415 - what fails here is told through the ready descriptor
+
+        from updraft.server.app import Server  # noqa: PLC0415
+
+        uvloop.run(Server(settings.folders()).run(ready))
+    except (errors.UpdraftError, OSError, ImportError) as error:
+        logging.getLogger("updraft.server").exception("cannot serve")
+        if ready is not None:
+            try:
+                os.write(ready, f"{error}\n".encode())
+            except OSError:
+                return 1
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What comes in: HTTP routes, and the raw frames of clients and agents.  Thin."""

@@ -1,0 +1,148 @@
+"""The server's composition root: builds the parts, joins them, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+from updraft import bootstrap, errors, settings
+from updraft.providers import local
+from updraft.server.api.agent_session import AgentSessions
+from updraft.server.api.client_session import ClientSession
+from updraft.server.api.door import Door, Doors
+from updraft.server.api.http import HttpApi
+from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.relay.relay import Relay
+from updraft.server.services.execution import Execution
+from updraft.server.services.instance import Instance
+from updraft.server.services.jobs import Jobs
+from updraft.store import jobs as queries
+from updraft.store import schema
+from updraft.store.database import Database
+from updraft.wire.sockets import listen_unix
+
+log = logging.getLogger("updraft.server")
+
+_RUNNER_CHECK_SECONDS = 1.0
+_IDLE_CHECK_SECONDS = 5.0
+_LOCK_WAIT_SECONDS = 10.0
+
+
+class Server:
+    """One user's server on one machine."""
+
+    def __init__(self, folders: settings.Folders) -> None:
+        self._folders = folders
+        self._lock = -1
+        self._started = time.monotonic()
+
+    async def run(self, ready_fd: int | None) -> None:
+        """Serve until told to stop.  Raises ``errors.UpdraftError`` when it cannot start."""
+        self._take_lock()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._folders.stopped)
+        configuration = settings.server_settings(self._folders)
+        local.launch_runner(self._folders)
+        database = Database(f"sqlite:///{self._folders.database}")
+        await asyncio.to_thread(schema.upgrade, database.engine)
+        used = await database.read(queries.used_key_slots)
+        keys = EnvironmentKeys(self._folders.keys, used)
+        Path(self._folders.logs).mkdir(mode=0o700, exist_ok=True)
+        execution = Execution(database, keys, Relay(), self._folders.logs)
+        execution.quota_bytes = configuration.output_quota_bytes
+        await execution.load()
+        jobs = Jobs(database, execution)
+        agents = AgentSessions(execution)
+        instance = Instance(self._folders, execution, configuration)
+        doors = Doors(
+            {
+                "client": lambda who: ClientSession(execution, jobs, who),
+                "agent": agents.control,
+                "agent-data": agents.data,
+            },
+            http=HttpApi(execution, jobs, database, instance).protocol,
+        )
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(
+            lambda: Door(doors), sock=listen_unix(self._folders.socket)
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, instance.stop_requested.set)
+        if ready_fd is not None:
+            os.write(ready_fd, b"ready\n")
+            os.close(ready_fd)
+        log.info("serving at %s", self._folders.socket)
+        loops = [
+            asyncio.create_task(_keep_runner(instance, execution, self._folders), name="runner"),
+            asyncio.create_task(self._watch_idle(instance, doors, listener), name="idle"),
+        ]
+        await instance.stop_requested.wait()
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        execution.closing = True
+        listener.close()
+        await execution.settle()
+        await database.close()
+        keys.close()
+        log.info("stopped")
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(
+            self._folders.server_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        deadline = time.monotonic() + _LOCK_WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise errors.Conflict(
+                        f"another server holds {self._folders.server_lock}"
+                    ) from None
+                time.sleep(0.05)
+            else:
+                return
+
+    async def _watch_idle(
+        self, instance: Instance, doors: Doors, listener: asyncio.AbstractServer
+    ) -> None:
+        """End by ourselves when there has been nothing to do for long."""
+        idle_since, seen = time.monotonic(), doors.accepted
+        while True:
+            await asyncio.sleep(min(_IDLE_CHECK_SECONDS, instance.settings.idle_seconds / 4))
+            if instance.busy or doors.accepted != seen:
+                idle_since, seen = time.monotonic(), doors.accepted
+                continue
+            if time.monotonic() - idle_since < instance.settings.idle_seconds:
+                continue
+            # Under the start lock nobody can find us half closed: who comes now starts another.
+            with bootstrap.start_lock(self._folders):
+                if doors.accepted != seen:
+                    continue
+                listener.close()
+                os.unlink(self._folders.socket)
+                log.info("idle for %.0f s", time.monotonic() - idle_since)
+                instance.disarm_runner(cancel=False)
+                instance.stop_requested.set()
+                return
+
+
+async def _keep_runner(instance: Instance, execution: Execution, folders: settings.Folders) -> None:
+    """Start the local runner again when all of it is gone."""
+    missing = 0
+    while True:
+        await asyncio.sleep(_RUNNER_CHECK_SECONDS)
+        runner = execution.runners.get("local")
+        missing = 0 if runner is not None and runner.control is not None else missing + 1
+        if missing >= 2 and not instance.stopping:
+            try:
+                local.launch_runner(folders)
+            except OSError as error:
+                log.error("cannot start the runner: %s", error)

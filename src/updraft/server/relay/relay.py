@@ -1,0 +1,170 @@
+"""Pairs each attached client with its attempt's runner, and passes their frames on.
+
+The relay buffers nothing of its own: a client grants the positions up to which it takes output, a
+keeper those up to which it takes input, and both grants travel the whole way.  What is under way is
+bounded by the two windows, and what is lost with a connection is asked for again by position.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from updraft.wire import frames
+
+
+class Link(Protocol):
+    """A connection that stream frames can be sent on."""
+
+    def send_stream(
+        self, kind: int, channel: int, offset: int, payload: bytes | memoryview = b""
+    ) -> None:
+        """Send a stream frame."""
+
+    def send_message(self, kind: int, body: dict[str, object], channel: int = 0) -> None:
+        """Send a control frame."""
+
+
+class Listener(Protocol):
+    """The control side of an attached client."""
+
+    def source_lost(self) -> None:
+        """The runner's connection is gone; it may come back."""
+
+    def source_back(self) -> None:
+        """The runner is back; it is about to tell up to where it has input."""
+
+
+class Attachment:
+    """One client's hold on one attempt's streams."""
+
+    def __init__(
+        self, serial: int, number: int, client: Link, listener: Listener, positions: list[int]
+    ) -> None:
+        self.serial = serial
+        self.number = number
+        self.client = client
+        self.listener = listener
+        self.ended = False
+        self.forwarded = {frames.STDOUT: positions[0], frames.STDERR: positions[1]}
+        self.limits = {
+            stream: at + frames.OUTPUT_WINDOW_BYTES for stream, at in self.forwarded.items()
+        }
+
+    def deliver(self, stream: int, offset: int, payload: bytes | memoryview) -> None:
+        """Send output to the client; what it already has is passed over."""
+        at = self.forwarded[stream]
+        if offset < at:
+            payload = memoryview(payload)[at - offset :]
+            offset = at
+        if not payload:
+            return
+        channel = frames.stream_channel(self.number, stream)
+        self.client.send_stream(frames.DATA, channel, offset, payload)
+        self.forwarded[stream] = offset + len(payload)
+
+
+class Relay:
+    """All attachments, by attempt."""
+
+    def __init__(self) -> None:
+        self._attachments: dict[int, Attachment] = {}
+        self._runners: dict[int, Link] = {}
+
+    def granted(self, serial: int, runner: Link) -> None:
+        """An attempt is on a runner: connect the two if a client is attached."""
+        self._runners[serial] = runner
+
+    def attach(self, attachment: Attachment, *, ask: bool) -> Attachment | None:
+        """Attach a client; return the one that was attached before, which gets nothing more.
+
+        ``ask``: the runner is to send output from the attachment's positions; not needed for an
+        attempt that is granted with its client.
+        """
+        before = self._attachments.get(attachment.serial)
+        self._attachments[attachment.serial] = attachment
+        if ask:
+            self._ask(attachment)
+        return before if before is not attachment else None
+
+    def detach(self, attachment: Attachment) -> None:
+        """Let go of the streams; the attempt runs freely."""
+        if self._attachments.get(attachment.serial) is not attachment:
+            return
+        del self._attachments[attachment.serial]
+        runner = self._runners.get(attachment.serial)
+        if runner is not None:
+            runner.send_message(frames.DETACH, {}, attachment.serial << 2)
+        if attachment.ended:
+            self._runners.pop(attachment.serial, None)
+
+    def has_source(self, serial: int) -> bool:
+        """Whether a runner is there that sends the attempt's output."""
+        return serial in self._runners
+
+    def ended(self, serial: int) -> None:
+        """The attempt's end is stored: its runner has no more to say after what is under way."""
+        attachment = self._attachments.get(serial)
+        if attachment is None:
+            self._runners.pop(serial, None)
+        else:
+            attachment.ended = True
+
+    def runner_joined(self, serials: list[int], runner: Link) -> None:
+        """A runner (re)connected and holds these attempts."""
+        for serial in serials:
+            self._runners[serial] = runner
+            attachment = self._attachments.get(serial)
+            if attachment is not None:
+                attachment.listener.source_back()
+                self._ask(attachment)
+
+    def runner_left(self, runner: Link) -> None:
+        """A runner's connection is gone."""
+        gone = [serial for serial, link in self._runners.items() if link is runner]
+        for serial in gone:
+            del self._runners[serial]
+            attachment = self._attachments.get(serial)
+            if attachment is not None:
+                attachment.listener.source_lost()
+
+    def from_runner(
+        self, kind: int, channel: int, offset: int, payload: bytes | memoryview
+    ) -> None:
+        """Pass a stream frame on to the attached client, if any."""
+        attachment = self._attachments.get(channel >> 2)
+        if attachment is None:
+            return
+        stream = channel & 3
+        if kind == frames.DATA:
+            attachment.deliver(stream, offset, payload)
+        else:
+            channel = frames.stream_channel(attachment.number, stream)
+            attachment.client.send_stream(kind, channel, offset, payload)
+
+    def from_client(
+        self,
+        attachment: Attachment,
+        kind: int,
+        channel: int,
+        offset: int,
+        payload: bytes | memoryview,
+    ) -> None:
+        """Pass a stream frame on to the runner; frames of an earlier attempt are dropped."""
+        if channel >> 2 != attachment.number:
+            return
+        stream = channel & 3
+        if kind == frames.LIMIT and stream in attachment.limits:
+            attachment.limits[stream] = offset
+        runner = self._runners.get(attachment.serial)
+        if runner is not None and self._attachments.get(attachment.serial) is attachment:
+            channel = frames.stream_channel(attachment.serial, stream)
+            runner.send_stream(kind, channel, offset, payload)
+
+    def _ask(self, attachment: Attachment) -> None:
+        runner = self._runners.get(attachment.serial)
+        if runner is not None:
+            body: dict[str, object] = {
+                "stdout": attachment.forwarded[frames.STDOUT],
+                "stderr": attachment.forwarded[frames.STDERR],
+            }
+            runner.send_message(frames.ATTACH, body, attachment.serial << 2)

@@ -1,0 +1,98 @@
+"""This server as a thing to look at and to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import updraft
+from updraft import errors, settings
+from updraft.model.states import State
+from updraft.server.services.execution import Execution
+from updraft.wire import frames
+
+
+class Instance:
+    """Status and stopping."""
+
+    def __init__(
+        self,
+        folders: settings.Folders,
+        execution: Execution,
+        configuration: settings.ServerSettings,
+    ) -> None:
+        self._folders = folders
+        self._execution = execution
+        self.settings = configuration
+        self.stop_requested = asyncio.Event()
+        self.stopping = False
+        self._started_ns = time.time_ns()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a reason to stay."""
+        return self._execution.live_count > 0
+
+    def status(self) -> dict[str, Any]:
+        """Return processes, versions, paths and counts."""
+        runner = self._execution.runners.get("local")
+        connected = runner is not None and runner.control is not None
+        return {
+            "server": {
+                "pid": os.getpid(),
+                "version": updraft.__version__,
+                "wire": frames.WIRE_VERSION,
+                "started_ns": self._started_ns,
+            },
+            "runner": {
+                "connected": connected,
+                "pid": runner.keeper_pid if runner is not None else None,
+                "agent_pid": runner.agent_pid if runner is not None else None,
+                "version": runner.release if runner is not None else None,
+                "cpus": runner.total.cpus_milli / 1000 if runner is not None else None,
+                "cpus_free": runner.free.cpus_milli / 1000 if runner is not None else None,
+                "memory_bytes": runner.total.memory_bytes if runner is not None else None,
+                "gpus": runner.devices if runner is not None else [],
+            },
+            "jobs": self._execution.counts(),
+            "paths": {
+                "state": self._folders.state,
+                "socket": self._folders.socket,
+                "database": self._folders.database,
+                "logs": self._folders.logs,
+                "log": self._folders.server_log,
+                "config": self._folders.config_file,
+            },
+        }
+
+    async def stop(self, mode: str) -> None:
+        """Stop server and runner.  ``mode``: ``refuse`` while jobs live, ``drain``, ``cancel``.
+
+        Raises ``errors.Conflict`` when it refuses.
+        """
+        if mode == "refuse" and self.busy:
+            counts = self._execution.counts()
+            raise errors.Conflict(
+                f"{counts[State.RUNNING]} jobs run and {counts[State.IN_QUEUE]} wait; "
+                "wait for them with --drain, or end them with --cancel"
+            )
+        self.stopping = True
+        self._execution.closing = True
+        if mode == "cancel":
+            await self._execution.cancel_all()
+        while self.busy:
+            await self._execution.wait_for_end()
+        await self._execution.settle()
+        self.disarm_runner(cancel=False)
+        self.stop_requested.set()
+
+    def disarm_runner(self, *, cancel: bool) -> None:
+        """Tell the runner to leave, and nobody to start us again."""
+        Path(self._folders.stopped).touch(mode=0o600)
+        self.stopping = True
+        for runner in self._execution.runners.values():
+            if runner.control is not None:
+                runner.control.send_message(frames.STOP, {"cancel": cancel})

@@ -1,0 +1,103 @@
+"""What the server holds in memory of jobs that have not ended, and of connected runners."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from updraft.model.job import Outcome, Resources
+from updraft.model.states import State, Wanted
+from updraft.scheduling.queue import Capacity
+from updraft.server.relay.relay import Link
+
+
+class Client(Protocol):
+    """A client that is attached to a job."""
+
+    def accepted(self, job: LiveJob) -> None:
+        """The submission is durable."""
+
+    def attempt_granted(self, job: LiveJob, attempt: LiveAttempt) -> None:
+        """Streams of a new attempt begin."""
+
+    def job_ended(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:
+        """The terminal state is stored; the last attempt's streams have these lengths."""
+
+    def say(self, message: str) -> None:
+        """A line for the person."""
+
+    def forward(self, kind: int, body: dict[str, Any]) -> None:
+        """Pass on a control frame about the attempt (stopped, continued)."""
+
+    def replaced(self) -> None:
+        """Another client took the job over."""
+
+
+@dataclass(slots=True, eq=False)
+class LiveAttempt:
+    """The one recognised attempt of a live job."""
+
+    serial: int
+    number: int
+    runner: str
+    gpus: tuple[str, ...]
+    granted_ns: int
+    started_ns: int | None = None
+    pid: int | None = None
+    start_stored: bool = False
+    stopped: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class LiveJob:
+    """A job that has not ended."""
+
+    serial: int
+    id: str
+    owner: str
+    project: str
+    pool: str
+    name: str
+    need: Resources
+    priority: int
+    retries: int
+    time_limit_ms: int | None
+    keep_alive_ms: int
+    grace_ms: int
+    attached: bool
+    created_ns: int
+    command_name: str
+    terminal: bool = False
+    state: State = State.IN_QUEUE
+    wanted: Wanted = Wanted.RUN
+    detached: bool = False
+    started_ns: int | None = None
+    attempts: int = 0
+    attempt: LiveAttempt | None = None
+    key_slot: int | None = None
+    client: Client | None = None
+    client_gone: asyncio.TimerHandle | None = None
+    ending: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for a grant."""
+        return self.attempt is None and not self.ending
+
+
+@dataclass(slots=True, eq=False)
+class LiveRunner:
+    """A connected runner.  ``free`` is kept even while it is away: its tasks go on."""
+
+    name: str
+    pool: str
+    total: Capacity
+    free: Capacity
+    control: Link | None = None
+    data: Link | None = None
+    keeper: str = ""
+    keeper_pid: int = 0
+    agent_pid: int = 0
+    release: str = ""
+    devices: list[dict[str, Any]] = field(default_factory=list)

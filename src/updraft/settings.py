@@ -1,0 +1,145 @@
+"""Where things are, and what is configured: the only reader of environment variables and files.
+
+Everything here is cheap to import: `urun` reads its folders on every call.  The configuration file
+is parsed only by those that need it (``load``).
+
+Folders follow the XDG rules.  State (database, logs, sockets) is kept by machine, because a home
+directory may be shared between machines while a server and its sockets are not.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+KEPT_ENVIRONMENT = ("UPDRAFT_HOME", "UPDRAFT_FAULTS", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "HOME")
+"""What the background processes keep of the environment that happened to start them."""
+
+
+class Folders:
+    """The folders and files of one instance.  All are text paths; none is made by looking."""
+
+    def __init__(self, state: str, config: str) -> None:
+        self.state = state
+        self.config_file = os.path.join(config, "updraft.toml")
+        self.socket = os.path.join(state, "server.sock")
+        self.start_lock = os.path.join(state, "start.lock")
+        self.server_lock = os.path.join(state, "server.lock")
+        self.server_log = os.path.join(state, "server.log")
+        self.database = os.path.join(state, "updraft.db")
+        self.keys = os.path.join(state, "environment.keys")
+        self.logs = os.path.join(state, "logs")
+        self.runner = os.path.join(state, "runner")
+        self.stopped = os.path.join(state, "stopped")
+
+
+def folders(environ: Mapping[str, str] | None = None) -> Folders:
+    """Return the instance's folders: ``UPDRAFT_HOME``'s, or the user's own."""
+    environ = os.environ if environ is None else environ
+    home = environ.get("UPDRAFT_HOME")
+    if home:
+        base = os.path.abspath(home)
+        state, config = os.path.join(base, "state"), os.path.join(base, "config")
+    else:
+        user = environ.get("HOME") or os.path.expanduser("~")
+        state = os.path.join(
+            environ.get("XDG_STATE_HOME") or os.path.join(user, ".local", "state"), "updraft"
+        )
+        config = os.path.join(
+            environ.get("XDG_CONFIG_HOME") or os.path.join(user, ".config"), "updraft"
+        )
+    return Folders(os.path.join(state, machine_key()), config)
+
+
+def machine_key() -> str:
+    """Return a name for this machine that survives restarts: its machine id, or its host name."""
+    try:
+        with open("/etc/machine-id") as file:
+            identity = file.read(12)
+    except OSError:
+        identity = ""
+    return identity.strip() or os.uname().nodename
+
+
+def faults_folder() -> str | None:
+    """Return the folder of armed crash points (tests only), None when there is none."""
+    return os.environ.get("UPDRAFT_FAULTS") or None
+
+
+def background_environment() -> dict[str, str]:
+    """Return the environment of the background processes: nothing of the caller's but folders.
+
+    Credentials, agents' sockets, CUDA masks and virtual environments of the shell that happened to
+    be first do not end up in a server that outlives it.
+    """
+    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    if "UPDRAFT_HOME" in kept:
+        kept["UPDRAFT_HOME"] = os.path.abspath(kept["UPDRAFT_HOME"])
+    return {"PATH": os.defpath + ":/usr/local/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8", **kept}
+
+
+class ServerSettings:
+    """What ``[server]`` in the configuration file sets."""
+
+    def __init__(
+        self,
+        idle_seconds: float = 1800.0,
+        output_quota_bytes: int = 1 << 30,
+        retention_days: float = 30.0,
+        retention_bytes: int = 20 << 30,
+    ) -> None:
+        self.idle_seconds = idle_seconds
+        self.output_quota_bytes = output_quota_bytes
+        self.retention_days = retention_days
+        self.retention_bytes = retention_bytes
+
+
+def server_settings(where: Folders) -> ServerSettings:
+    """Return the server's settings.  Raises ``errors.BadConfiguration``, naming the key."""
+    from updraft import errors, quantities  # noqa: PLC0415 - not on the launch path
+
+    table = load(where.config_file).get("server", {})
+    result = ServerSettings()
+    readers = {
+        "idle_stop": ("idle_seconds", quantities.parse_duration),
+        "output_quota": ("output_quota_bytes", quantities.parse_bytes),
+        "retention": ("retention_days", lambda text: quantities.parse_duration(text) / 86400),
+        "retention_size": ("retention_bytes", quantities.parse_bytes),
+    }
+    for key, value in table.items():
+        if key not in readers:
+            raise errors.BadConfiguration(
+                f"{where.config_file}: [server] has no key {key!r}; it has: {', '.join(readers)}"
+            )
+        name, read = readers[key]
+        try:
+            setattr(result, name, read(str(value)))
+        except errors.BadRequest as error:
+            raise errors.BadConfiguration(
+                f"{where.config_file}: server.{key}: {error.message}"
+            ) from error
+    return result
+
+
+def load(path: str) -> dict[str, Any]:
+    """Return the configuration file's tables; an absent file is an empty one.
+
+    Raises ``errors.BadConfiguration`` when it cannot be read, or is not TOML.
+    """
+    import tomllib  # noqa: PLC0415 - not on the launch path
+
+    from updraft import errors  # noqa: PLC0415
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise errors.BadConfiguration(f"cannot read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise errors.BadConfiguration(f"{path} is not valid TOML: {error}") from error

@@ -1,0 +1,155 @@
+"""A stream of bytes kept in segment files, with a quota that spares its head and its tail.
+
+A stream ``stdout`` lies in ``stdout`` (its head, from offset 0) and ``stdout.<offset>`` (hexadecimal)
+files after it.  When more than the quota is kept, the oldest segments behind the head go, and a
+reader finds a *cut*: a range that was written but is no longer there.  Positions always count from
+the stream's first byte, cut or not.
+
+Standard library only: the keeper writes these files, agent and server read them.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+DEFAULT_QUOTA_BYTES = 1 << 30
+_TAIL_SEGMENTS = 8
+
+
+class SegmentWriter:
+    """Appends to a stream.  No file is made before the first byte."""
+
+    def __init__(self, folder: str, name: str, quota_bytes: int = DEFAULT_QUOTA_BYTES) -> None:
+        self._path = os.path.join(folder, name)
+        self._head_bytes = max(quota_bytes // 2, 1)
+        self._segment_bytes = max(quota_bytes // 2 // _TAIL_SEGMENTS, 1)
+        self._fd: int | None = None
+        self._segment_end = self._head_bytes
+        self._tail: list[int] = []  # where the segments behind the head start
+        self.length = 0
+
+    def append(self, data: bytes | memoryview, keep_from: int | None = None) -> int:
+        """Write what fits the current segment and return its count, at least 1 for any data.
+
+        ``keep_from``: an offset from which nothing may be cut, for a reader that is attached.
+        Raises ``OSError`` (a full disk); what was counted before stays.
+        """
+        if self._fd is None:
+            self._fd = self._open(self._path)
+        elif self.length >= self._segment_end:
+            fd = self._open(f"{self._path}.{self.length:016x}")
+            os.close(self._fd)
+            self._fd = fd
+            self._tail.append(self.length)
+            self._segment_end = self.length + self._segment_bytes
+            self._trim(keep_from)
+        count = os.write(self._fd, memoryview(data)[: self._segment_end - self.length])
+        self.length += count
+        return count
+
+    def close(self) -> None:
+        """Close the file; the stream stays readable."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _trim(self, keep_from: int | None) -> None:
+        # One segment is being filled, so the quota's tail is the others.
+        while len(self._tail) > _TAIL_SEGMENTS:
+            start, end = self._tail[0], self._tail[1]
+            if keep_from is not None and end > keep_from:
+                return
+            os.unlink(f"{self._path}.{start:016x}")
+            del self._tail[0]
+
+    @staticmethod
+    def _open(path: str) -> int:
+        # The mode is ours, whatever umask the keeper was born with.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, 0o600)
+        return fd
+
+
+class SegmentReader:
+    """Reads a stream at any offset, while it grows too."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._fd: int | None = None
+        self._start = 0  # of the open segment
+
+    def read(self, offset: int, size: int) -> tuple[int, bytes]:
+        """Return ``(at, data)`` with at most ``size`` bytes.
+
+        ``at`` is ``offset``, or behind it where the bytes between were cut.  Empty data: there is
+        nothing (more) to read yet.
+        """
+        if self._fd is not None and offset >= self._start:
+            data = os.pread(self._fd, size, offset - self._start)
+            if data:
+                return offset, data
+        starts = self._starts()
+        at = offset
+        for index, start in enumerate(starts):
+            following = starts[index + 1] if index + 1 < len(starts) else None
+            if following is not None and at >= following:
+                continue
+            at = max(at, start)
+            self._open(start)
+            data = os.pread(self._fd, size, at - start) if self._fd is not None else b""
+            if data or following is None:
+                return at, data
+            at = following  # this segment ends before ``at``: a cut lies between
+        return at, b""
+
+    def length(self) -> int:
+        """Return how many bytes the stream has had so far."""
+        starts = self._starts()
+        if not starts:
+            return 0
+        try:
+            return starts[-1] + os.stat(self._file(starts[-1])).st_size
+        except FileNotFoundError:
+            return starts[-1]
+
+    def close(self) -> None:
+        """Close the open segment."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, start: int) -> None:
+        self.close()
+        try:
+            self._fd = os.open(self._file(start), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # cut since it was listed
+            return
+        self._start = start
+
+    def _file(self, start: int) -> str:
+        name = f"{self._name}.{start:016x}" if start else self._name
+        return os.path.join(self._folder, name)
+
+    def _starts(self) -> list[int]:
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+        starts = []
+        for name in names:
+            if name == self._name:
+                starts.append(0)
+            elif name.startswith(self._name + "."):
+                starts.append(int(name[len(self._name) + 1 :], 16))
+        return sorted(starts)

@@ -1,0 +1,1 @@
+"""Tables, named queries and migrations; SQLite and PostgreSQL behind one interface."""

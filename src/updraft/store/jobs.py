@@ -1,0 +1,209 @@
+"""Named queries over jobs, attempts and events.
+
+Every function takes a connection, so that the caller decides what is one transaction.  Guarded
+writes name the state that they expect and say whether a row matched: False means that what the
+caller saw is stale, and nothing was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, RowMapping, bindparam, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from updraft.model.job import Principal
+from updraft.model.states import TERMINAL, State
+from updraft.store.tables import attempts, events, jobs
+
+Values = dict[str, Any]
+
+LIVE = tuple(state for state in State if state not in TERMINAL)
+
+
+def insert_job(
+    connection: Connection, job: Values, attempt: Values | None, said: Sequence[Values]
+) -> None:
+    """Store a new job, its first attempt if it starts at once, and its events."""
+    connection.execute(jobs.insert(), job)
+    if attempt is not None:
+        connection.execute(attempts.insert(), attempt)
+    connection.execute(events.insert(), list(said))
+
+
+def find_submitted(connection: Connection, owner: str, key: bytes) -> str | None:
+    """Return the id of the job that ``owner`` submitted with ``key``, if any."""
+    statement = select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.submit_key == key)
+    return connection.execute(statement).scalar_one_or_none()
+
+
+_MOVE = (
+    update(jobs)
+    .where(jobs.c.serial == bindparam("b_serial"))
+    .where(jobs.c.state.in_(bindparam("b_expected", expanding=True)))
+)
+
+
+def move_job(
+    connection: Connection, serial: int, expected: Collection[State], values: Values
+) -> bool:
+    """Write ``values`` to a job that is in one of the ``expected`` states."""
+    statement = _MOVE.values(**values)
+    arguments = {"b_serial": serial, "b_expected": list(expected)}
+    return connection.execute(statement, arguments).rowcount == 1
+
+
+_MOVE_ATTEMPT = (
+    update(attempts)
+    .where(attempts.c.serial == bindparam("b_serial"))
+    .where(attempts.c.state.in_(bindparam("b_expected", expanding=True)))
+)
+
+
+def move_attempt(
+    connection: Connection, serial: int, expected: Collection[str], values: Values
+) -> bool:
+    """Write ``values`` to an attempt that is in one of the ``expected`` states."""
+    statement = _MOVE_ATTEMPT.values(**values)
+    arguments = {"b_serial": serial, "b_expected": list(expected)}
+    return connection.execute(statement, arguments).rowcount == 1
+
+
+def insert_attempt(connection: Connection, values: Values) -> None:
+    """Store a granted attempt."""
+    connection.execute(attempts.insert(), values)
+
+
+def insert_events(connection: Connection, said: Sequence[Values]) -> None:
+    """Append events."""
+    if said:
+        connection.execute(events.insert(), list(said))
+
+
+def live_jobs(connection: Connection) -> Sequence[RowMapping]:
+    """Return all jobs that have not ended, oldest first, without command and environment."""
+    columns = [c for c in jobs.c if c.name not in ("command", "environment", "labels")]
+    statement = select(*columns).where(jobs.c.state.in_(LIVE)).order_by(jobs.c.serial)
+    return connection.execute(statement).mappings().all()
+
+
+def live_attempts(connection: Connection) -> Sequence[RowMapping]:
+    """Return the attempts of live jobs that have not ended."""
+    statement = (
+        select(attempts)
+        .join(jobs, jobs.c.serial == attempts.c.job_serial)
+        .where(jobs.c.state.in_(LIVE), attempts.c.state.in_(("GRANTED", "RUNNING", "STOPPING")))
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def attempt_counts(connection: Connection) -> dict[int, int]:
+    """Return how many attempts each live job has had."""
+    statement = (
+        select(attempts.c.job_serial, func.max(attempts.c.number))
+        .join(jobs, jobs.c.serial == attempts.c.job_serial)
+        .where(jobs.c.state.in_(LIVE))
+        .group_by(attempts.c.job_serial)
+    )
+    return {serial: number for serial, number in connection.execute(statement)}
+
+
+def last_serials(connection: Connection) -> tuple[int, int]:
+    """Return the highest job and attempt serials that were given out."""
+    return (
+        connection.execute(select(func.max(jobs.c.serial))).scalar() or 0,
+        connection.execute(select(func.max(attempts.c.serial))).scalar() or 0,
+    )
+
+
+def command_of(connection: Connection, serial: int) -> Row[tuple[bytes, bytes | None, int | None]]:
+    """Return a job's packed command, encrypted environment and key slot."""
+    columns = (jobs.c.command, jobs.c.environment, jobs.c.key_slot)
+    return connection.execute(select(*columns).where(jobs.c.serial == serial)).one()
+
+
+def used_key_slots(connection: Connection) -> set[int]:
+    """Return the key slots that live jobs use."""
+    statement = select(jobs.c.key_slot).where(jobs.c.state.in_(LIVE), jobs.c.key_slot.is_not(None))
+    return set(connection.execute(statement).scalars())  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs a list shows."""
+
+    states: tuple[State, ...] = ()
+    failed: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    id_prefix: str = ""
+    before: int | None = None
+    """Only jobs with a lower serial: the page after one that ended there."""
+    limit: int = 50
+
+
+def find_jobs(connection: Connection, who: Principal, wanted: Filter) -> Sequence[RowMapping]:
+    """Return jobs of the principal's project that match, newest first."""
+    statement = select(jobs).where(jobs.c.project == who.project, jobs.c.owner == who.owner)
+    if wanted.states:
+        statement = statement.where(jobs.c.state.in_(wanted.states))
+    if wanted.failed:
+        ended_badly = jobs.c.state.in_((State.FAILURE, State.EXPIRED, State.CANCELLED))
+        exited_badly = (jobs.c.state == State.SUCCESS) & (jobs.c.exit_code != 0)
+        statement = statement.where(ended_badly | exited_badly)
+    for key, value in wanted.labels:
+        statement = statement.where(_label(connection, key) == value)
+    if wanted.id_prefix:
+        statement = statement.where(jobs.c.id.startswith(wanted.id_prefix, autoescape=True))
+    if wanted.before is not None:
+        statement = statement.where(jobs.c.serial < wanted.before)
+    statement = statement.order_by(jobs.c.serial.desc()).limit(wanted.limit)
+    return connection.execute(statement).mappings().all()
+
+
+def _label(connection: Connection, key: str) -> Any:
+    if isinstance(connection.dialect, sqlite.dialect):
+        # A path with the key in quotes: labels may hold dots and blanks, not quotes.
+        return func.json_extract(jobs.c.labels, f'$."{key}"')
+    return jobs.c.labels.cast(postgresql.JSONB)[key].astext
+
+
+def attempts_of(connection: Connection, job_serial: int) -> Sequence[RowMapping]:
+    """Return a job's attempts, first to last."""
+    statement = (
+        select(attempts)
+        .where(attempts.c.job_serial == job_serial)
+        .order_by(attempts.c.task_index, attempts.c.number)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def events_of(
+    connection: Connection, job_serial: int, after: int = 0, limit: int = 500
+) -> Sequence[RowMapping]:
+    """Return a job's events behind the one with serial ``after``."""
+    statement = (
+        select(events)
+        .where(events.c.job_serial == job_serial, events.c.serial > after)
+        .order_by(events.c.serial)
+        .limit(limit)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def ended_with_output(
+    connection: Connection, before_ns: int | None, limit: int
+) -> Sequence[Row[tuple[int, str]]]:
+    """Return (serial, id) of ended jobs whose output is kept, oldest first, for retention."""
+    statement = select(jobs.c.serial, jobs.c.id).where(
+        jobs.c.state.in_(tuple(TERMINAL)), jobs.c.kept
+    )
+    if before_ns is not None:
+        statement = statement.where(jobs.c.ended_ns < before_ns)
+    return connection.execute(statement.order_by(jobs.c.serial).limit(limit)).all()
+
+
+def drop_output(connection: Connection, serials: Collection[int]) -> None:
+    """Note that the output of these jobs is no longer stored."""
+    connection.execute(update(jobs).where(jobs.c.serial.in_(serials)).values(kept=False))

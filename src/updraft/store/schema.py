@@ -1,0 +1,44 @@
+"""Brings a database to the schema of this release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, inspect, text
+
+from updraft import errors
+
+HEAD = "0001"
+"""The newest revision in ``migrations/versions``; a test holds the two together."""
+
+KNOWN = ("0001",)
+"""Every revision that this release can start from."""
+
+
+def upgrade(engine: Engine) -> None:
+    """Apply the migrations that are missing.
+
+    Raises ``errors.WrongVersion`` when a newer release has written the database.
+    """
+    with engine.connect() as connection:
+        at = _revision(connection)
+    if at == HEAD:
+        return  # the usual start: Alembic need not even be imported
+    if at is not None and at not in KNOWN:
+        raise errors.WrongVersion(
+            f"the database was written by a newer Updraft (schema {at}); install that release"
+        )
+    from alembic import command  # noqa: PLC0415 - only when there is something to do
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,0 +1,96 @@
+"""A frame connection on an asyncio event loop, for server and agent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol, cast
+
+from updraft.wire import frames
+from updraft.wire.packing import PackingError, unpack_dict
+
+
+class FrameHandler(Protocol):
+    """What a connection calls; one at a time, on the loop."""
+
+    def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        """A frame arrived.  ``ValueError`` and ``KeyError`` mean a broken peer: it is cut off."""
+
+    def closed(self) -> None:
+        """The connection ended, for whatever reason; called once."""
+
+    def writable(self, ready: bool) -> None:
+        """The peer reads slowly (False), or reads again (True)."""
+
+
+class FrameConnection(asyncio.Protocol):
+    """Reads frames into its handler, and writes frames."""
+
+    def __init__(self, handler: FrameHandler) -> None:
+        self.handler = handler
+        self.transport: asyncio.Transport | None = None
+        self.broken: str | None = None
+        self._reader = frames.FrameReader()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.transport.set_write_buffer_limits(high=1 << 20)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for kind, channel, offset, payload in self._reader.feed(data):
+                self.handler.frame(kind, channel, offset, payload)
+        except (ValueError, KeyError, TypeError) as error:
+            self.broken = f"{type(error).__name__}: {error}"
+            self.fail("bad_request", "the peer sent something that is not of this protocol")
+
+    def pause_writing(self) -> None:
+        self.handler.writable(False)
+
+    def resume_writing(self) -> None:
+        self.handler.writable(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.handler.closed()
+
+    # -- sending
+
+    def send(self, data: bytes) -> None:
+        """Send bytes that are whole frames."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def send_message(self, kind: int, body: dict[str, Any], channel: int = 0) -> None:
+        """Send a control frame."""
+        self.send(frames.message(kind, body, channel))
+
+    def send_stream(
+        self, kind: int, channel: int, offset: int, payload: bytes | memoryview = b""
+    ) -> None:
+        """Send a stream frame; ``payload`` must not change afterwards."""
+        if self.transport is None:
+            return
+        header = frames.HEADER.pack(len(payload), kind, channel, offset)
+        if payload:
+            self.transport.writelines((header, payload))
+        else:
+            self.transport.write(header)
+
+    def fail(self, code: str, text: str) -> None:
+        """Tell the peer what is wrong, and end the connection."""
+        self.send_message(frames.ERROR, {"code": code, "message": text})
+        self.close()
+
+    def close(self) -> None:
+        """End the connection after what was sent."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+def body_of(payload: bytes | memoryview) -> dict[str, Any]:
+    """Return a control frame's body.  Raises ``PackingError`` when it has none."""
+    if not payload:
+        raise PackingError("a message without a body")
+    return unpack_dict(bytes(payload))
