@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 
 from updraft import bootstrap_client, errors
+from updraft.c_modules import signal
 from updraft.cli.terminal import Terminal
 from updraft.sdk.session import Session
 from updraft.wire import frames
@@ -98,7 +98,7 @@ class Attached:
         fd = session.socket.fileno()
         poll.register(fd, select.POLLIN | (select.POLLOUT if session.wants_write else 0))
         poll.register(self._wake_read, select.POLLIN)
-        if self._stdin_open and session.wants_input and self._may_read():
+        if self._stdin_open and session.input_room and self._may_read():
             poll.register(0, select.POLLIN)
         ready = dict(poll.poll())
         if self._wake_read in ready:
@@ -146,7 +146,7 @@ class Attached:
 
     def _read_input(self) -> None:
         try:
-            data = os.read(0, _INPUT_BYTES)
+            data = os.read(0, min(_INPUT_BYTES, self._session.input_room))
         except BlockingIOError:
             return
         except OSError:
@@ -190,7 +190,7 @@ class Attached:
     def _take_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in _FORWARDED:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
         if self._terminal is not None:
             signal.signal(signal.SIGWINCH, self._on_signal)

@@ -9,10 +9,9 @@ goes on from there, so nothing is lost and nothing is sent twice.
 
 from __future__ import annotations
 
-import socket
-
 import updraft
 from updraft import errors
+from updraft.c_modules import socket
 from updraft.wire import frames
 from updraft.wire.packing import unpack_dict
 
@@ -181,13 +180,11 @@ class Session:
     # -- input
 
     @property
-    def wants_input(self) -> bool:
-        """Whether there is room for more input."""
-        return (
-            self.attempt > 0
-            and not self._input_ended
-            and len(self._input) < frames.INPUT_WINDOW_BYTES
-        )
+    def input_room(self) -> int:
+        """How many bytes of input may be given now: what the task's side has room for."""
+        if self.attempt == 0 or self._input_ended:
+            return 0
+        return frames.INPUT_WINDOW_BYTES - len(self._input)
 
     def give_input(self, data: bytes) -> None:
         """Send input; empty data is its end."""

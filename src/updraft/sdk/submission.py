@@ -6,7 +6,8 @@ On the launch path: imports only what the import-set test allows.
 from __future__ import annotations
 
 import os
-import signal
+
+from updraft.c_modules import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def surroundings() -> dict[str, Any]:
             int(number)
             for name in _FORWARDED_IF_IGNORED
             if (number := getattr(signal, name, None)) is not None
-            and signal.getsignal(number) is signal.SIG_IGN
+            and signal.getsignal(number) == signal.SIG_IGN
         ],
     }
 

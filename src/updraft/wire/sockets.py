@@ -7,19 +7,24 @@ folder (``/proc/self/fd/N/name``) on Linux, and through the working directory el
 from __future__ import annotations
 
 import os
-import socket
 from struct import Struct
+
+from updraft.c_modules import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from socket import socket as StandardSocket
 
 MAX_PATH_BYTES = 103  # the smallest bound of the systems we run on (macOS), with its final NUL
 _UCRED = Struct("iII")
 
 
 def connect_unix(path: str) -> socket.socket:
-    """Return a connected stream socket.  Raises ``OSError`` as ``connect`` does."""
+    """Return a connected stream socket.  Raises ``OSError`` as ``connect`` does.
+
+    It is the C module's socket, which asyncio does not take: see ``as_standard``.
+    """
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _with_short_path(path, peer.connect)
@@ -29,7 +34,14 @@ def connect_unix(path: str) -> socket.socket:
     return peer
 
 
-def listen_unix(path: str, backlog: int = 512) -> socket.socket:
+def as_standard(peer: socket.socket) -> StandardSocket:
+    """Return the same connection as a ``socket.socket`` of the standard module."""
+    from socket import socket as standard  # noqa: PLC0415 - not on the launch path
+
+    return standard(fileno=peer.detach())
+
+
+def listen_unix(path: str, backlog: int = 512) -> StandardSocket:
     """Return a listening socket, born with mode 0600, in place of a stale one at ``path``.
 
     The caller holds the lock that says that nobody serves there.
@@ -46,7 +58,7 @@ def listen_unix(path: str, backlog: int = 512) -> socket.socket:
     finally:
         os.umask(umask)
     listener.listen(backlog)
-    return listener
+    return as_standard(listener)
 
 
 def peer_uid(peer: socket.socket) -> int:

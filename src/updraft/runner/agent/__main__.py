@@ -14,6 +14,7 @@ import uvloop
 from updraft import bootstrap, errors, settings
 from updraft.runner.agent.agent import Agent
 from updraft.runner.agent.capacity import find_capacity
+from updraft.wire.sockets import as_standard
 
 log = logging.getLogger("updraft.agent")
 
@@ -42,8 +43,9 @@ class _LocalServer:
             except errors.UpdraftError as error:
                 raise ConnectionError(error.message) from error
         self._missing_since = None
-        peer.setblocking(False)
-        return peer
+        standard = as_standard(peer)
+        standard.setblocking(False)
+        return standard
 
 
 def main(arguments: list[str]) -> int:

@@ -16,7 +16,7 @@ from updraft import faults
 from updraft.runner.agent.output import OutputStream
 from updraft.runner.keeper import processes
 from updraft.wire import frames
-from updraft.wire.sockets import connect_unix
+from updraft.wire.sockets import as_standard, connect_unix
 from updraft.wire.transport import FrameConnection, body_of
 
 log = logging.getLogger("updraft.agent")
@@ -68,7 +68,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until the keeper goes away (or takes a newer agent)."""
         loop = asyncio.get_running_loop()
-        peer = connect_unix(self._keeper_socket)
+        peer = as_standard(connect_unix(self._keeper_socket))
         _, self._keeper = await loop.create_connection(
             lambda: FrameConnection(_KeeperSide(self)), sock=peer
         )

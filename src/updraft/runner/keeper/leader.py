@@ -207,6 +207,10 @@ class _Leader:
                     self._send(frames.CONTINUED, {})
             else:
                 self._count(pid, status, usage)
+        if self._main_status is not None and self._kill_at is None:
+            # The job ends with its command: what it left behind gets the grace, not the machine.
+            processes.end_descendants(signal.SIGTERM)
+            self._kill_at = time.monotonic() + self._grace_seconds
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             processes.end_descendants(signal.SIGKILL)
             self._kill_at = time.monotonic() + _KILL_AGAIN_SECONDS
@@ -220,12 +224,6 @@ class _Leader:
             self._max_rss = max(self._max_rss or 0, peak)
         if pid == self._main and self._main_status is None:
             self._main_status = status
-            # The job ends with its command: what it left behind gets the grace, not the machine.
-            if self._kill_at is None and self._subreaper:
-                leftovers = processes.descendants(os.getpid())
-                if leftovers:
-                    processes.end_descendants(signal.SIGTERM)
-                    self._kill_at = time.monotonic() + self._grace_seconds
 
     def _finish(self) -> None:
         status = self._main_status
