@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 START_SECONDS = 20.0
 """How long a server may take to come up on a busy machine."""
 
+_START_TRIES = 5
+
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "lustre"})
 _NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs")
 
@@ -143,7 +145,20 @@ def _local_folder(state: str) -> str:
 
 
 def start_server(folders: settings.Folders) -> None:
-    """Start a server and wait until it listens.  The caller holds the start lock."""
+    """Start a server and wait until it listens.  The caller holds the start lock.
+
+    One that dies without a word (killed as it starts) is started again; one that says what is wrong
+    is not.  Raises ``errors.Unavailable``.
+    """
+    for _ in range(_START_TRIES):
+        if _try_start(folders):
+            return
+    raise errors.Unavailable(
+        f"the server crashed {_START_TRIES} times as it started; see {folders.server_log}"
+    )
+
+
+def _try_start(folders: settings.Folders) -> bool:
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     spawn_background(
         [sys.executable, "-I", "-m", "updraft.server", "--ready-fd", "3"],
@@ -165,9 +180,10 @@ def start_server(folders: settings.Folders) -> None:
             if not part:
                 break
             said += part
-    if said != b"ready\n":
-        why = said.decode(errors="replace").strip() or f"it crashed; see {folders.server_log}"
+    if said and said != b"ready\n":
+        why = said.decode(errors="replace").strip()
         raise errors.Unavailable(f"the server could not start: {why}")
+    return bool(said)
 
 
 def spawn_background(command: list[str], *, log: str, extra_fd: int | None = None) -> None:

@@ -1,0 +1,1 @@
+"""Tools for testing Updraft, and programs on it: instances of one's own, and faults."""
