@@ -7,8 +7,9 @@ BEP 3) with four more types, so that a decoded message compares equal to the one
     i42e  integer      s3:abc  text (UTF-8)      l…e  list       t  True     n  None
     3:abc bytes        d…e     dict with text keys               f  False
 
-Limits: no floats (durations travel as integer nanoseconds or milliseconds), nesting up to
-``MAX_DEPTH``.  Decoding trusts nothing: anything malformed raises ``PackingError``.
+Limits: no floats (durations travel as integer nanoseconds or milliseconds), integers of 64 bits
+with a sign (as databases have them), nesting up to ``MAX_DEPTH``.  What cannot be read again is not
+packed, and decoding trusts nothing: anything malformed raises ``PackingError``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_DEPTH = 16
+_LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
 
 
 class PackingError(ValueError):
@@ -25,9 +27,15 @@ class PackingError(ValueError):
 
 
 def pack(value: Any) -> bytes:
-    """Return ``value`` packed; bytes, str, int, bool, None, lists, tuples and str-keyed dicts."""
+    """Return ``value`` packed; bytes, str, int, bool, None, lists, tuples and str-keyed dicts.
+
+    Raises ``PackingError``, also for text that is not UTF-8 (undecodable arguments of a process).
+    """
     out: list[bytes] = []
-    _pack(value, out, 0)
+    try:
+        _pack(value, out, 0)
+    except UnicodeEncodeError as error:
+        raise PackingError(f"not text: {error.object!r}") from error
     return b"".join(out)
 
 
@@ -66,6 +74,8 @@ def _pack(value: Any, out: list[bytes], depth: int) -> None:
     elif value is None:
         out.append(b"n")
     elif isinstance(value, int):
+        if not _LOWEST <= value <= _HIGHEST:
+            raise PackingError("an integer has more than 64 bits")
         out.append(b"i%de" % value)
     elif kind is dict:
         out.append(b"d")
@@ -127,7 +137,10 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
 def _integer(digits: bytes) -> int:
     if len(digits) > 20 or not digits.removeprefix(b"-").isdigit():
         raise PackingError("not an integer")
-    return int(digits)
+    value = int(digits)
+    if not _LOWEST <= value <= _HIGHEST:
+        raise PackingError("an integer has more than 64 bits")
+    return value
 
 
 def _span(data: bytes, at: int) -> tuple[int, int]:
