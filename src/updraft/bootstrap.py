@@ -30,6 +30,7 @@ START_SECONDS = 20.0
 """How long a server may take to come up on a busy machine."""
 
 _START_TRIES = 5
+_LOCAL_BASE = "/var/tmp"  # noqa: S108 - the folder made there is checked to be ours alone
 
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "lustre"})
 _NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs")
@@ -133,7 +134,7 @@ def file_system(path: str) -> str:
 def _local_folder(state: str) -> str:
     """Return a checked folder on a local disk that stands in for ``state``."""
     name = f"updraft-{os.geteuid()}"
-    base = os.path.join("/var/tmp", name)
+    base = os.path.join(_LOCAL_BASE, name)
     os.makedirs(base, mode=0o700, exist_ok=True)
     made = os.lstat(base)
     if not stat.S_ISDIR(made.st_mode) or made.st_uid != os.geteuid():

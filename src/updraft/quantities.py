@@ -10,7 +10,7 @@ _MAX_SECONDS = 10 * 365 * 86400.0
 
 
 def parse_bytes(text: str) -> int:
-    """Return a size in bytes: ``1073741824``, ``512M``, ``2G``, ``1.5GiB``; units are powers of 1024.
+    """Return a size in bytes: ``1048576``, ``512M``, ``2G``, ``1.5GiB``; units are powers of 1024.
 
     Raises ``errors.BadRequest``.
     """

@@ -77,17 +77,20 @@ class Attached:
             self._session.connect(peer)
             if not self._stdin_open:
                 self._session.give_input(b"")
-            while not self._session.complete and not self._detached:
+            while not self._over():
                 try:
                     self._turn()
                 except ConnectionError as error:
-                    if self._session.complete or self._detached:
+                    if self._over():
                         break
                     self._come_back(error)
         finally:
             if self._terminal is not None:
                 self._terminal.restore()
         return 0 if self._detached else self._exit_code()
+
+    def _over(self) -> bool:
+        return self._detached or self._session.is_complete()
 
     # -- one turn of the loop
 

@@ -26,5 +26,5 @@ def submit(body: dict[str, Any], folders: Folders, program: str, options: Launch
         for kind, _, _ in session.receive():
             if kind == frames.ACCEPTED:
                 break
-    print(session.job, flush=True)  # noqa: T201 - that is its job
+    print(session.job, flush=True)
     return 0

@@ -232,7 +232,7 @@ def help_text(program: str, *, batch: bool) -> str:
     what = (
         "Run COMMAND in the background and print its job's id."
         if batch
-        else "Run COMMAND as if it were local: its output, its exit code, your terminal and signals."
+        else "Run COMMAND as if it were local: its output and exit code, your terminal and signals."
     )
     lines = [f"Usage: {program} [flags] COMMAND [ARG…]", "", what, "", "Flags:"]
     for flag in FLAGS:

@@ -44,10 +44,10 @@ def _main(arguments: list[str], program: str, *, batch: bool) -> int:
     try:
         options = launch_options.parse(arguments, batch=batch)
         if options.help:
-            print(launch_options.help_text(program, batch=batch))  # noqa: T201 - that is its job
+            print(launch_options.help_text(program, batch=batch))
             return 0
         if options.version:
-            print(f"{program} (Updraft) {updraft.__version__}")  # noqa: T201
+            print(f"{program} (Updraft) {updraft.__version__}")
             return 0
         if batch:
             return _batch(options, program)

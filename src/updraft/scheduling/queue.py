@@ -27,12 +27,15 @@ class Capacity:
     def take(self, need: Resources) -> tuple[Capacity, tuple[str, ...]]:
         """Return what is left, and the ids of the GPUs that ``need`` gets."""
         chosen = tuple(sorted(self.gpus)[: need.gpus])
-        left = Capacity(
+        return self.without(need, chosen), chosen
+
+    def without(self, need: Resources, gpus: Iterable[str]) -> Capacity:
+        """Return what is left when a task with ``need`` holds these GPUs."""
+        return Capacity(
             self.cpus_milli - need.cpus_milli,
             self.memory_bytes - need.memory_bytes,
-            self.gpus.difference(chosen),
+            self.gpus.difference(gpus),
         )
-        return left, chosen
 
     def give_back(self, need: Resources, gpus: Iterable[str]) -> Capacity:
         """Return what is free once a task with ``need`` has ended."""

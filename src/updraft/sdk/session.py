@@ -29,7 +29,10 @@ _GRANT_STEP_BYTES = frames.OUTPUT_WINDOW_BYTES // 4
 class Session:
     """One job over a connection that may be replaced."""
 
-    def __init__(self, submission: dict[str, Any] | None, job: str | None = None) -> None:
+    def __init__(
+        self, submission: dict[str, Any] | None, job: str | None = None, role: str = "client"
+    ) -> None:
+        self._role = role
         self._submission = submission
         self.job = job
         self.attempt = 0
@@ -55,14 +58,17 @@ class Session:
         self._reader = frames.FrameReader()
         self._input_open = False
         hello = {
-            "role": "client",
+            "role": self._role,
             "wire": frames.WIRE_VERSION,
             "release": updraft.__version__,
         }
         self._out = bytearray(frames.message(frames.HELLO, hello))
         if self.job is None:
             assert self._submission is not None  # noqa: S101 - a session has a job or makes one
-            self._out += frames.message(frames.SUBMIT, self._submission)
+            kind = frames.EXEC if self._role == "exec" else frames.SUBMIT
+            self._out += frames.message(kind, self._submission)
+        elif self._role == "exec":
+            raise errors.ServerLost("the server was restarted, and what ran beside the job ended")
         else:
             here = -1 if self.from_now else 0
             body = {
@@ -168,9 +174,8 @@ class Session:
         """Nobody reads this stream any more: its writer is to see a broken pipe."""
         self._send_stream(frames.CLOSE, stream, 0)
 
-    @property
-    def complete(self) -> bool:
-        """Whether the job has ended and all its output is here."""
+    def is_complete(self) -> bool:
+        """Return whether the job has ended and all its output is here."""
         ended = self.ended
         return ended is not None and all(
             self.got[stream] >= ended[name]

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 try:
     import resource
+
+    _LIMITS = sorted(
+        value
+        for name, value in vars(resource).items()
+        if name.startswith("RLIMIT_") and isinstance(value, int)
+    )
 except ImportError:  # Windows has no such limits to take along
-    resource = None  # type: ignore[assignment]
+    _LIMITS = []
 
 _FORWARDED_IF_IGNORED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGTSTP")
 
@@ -78,15 +84,4 @@ def submission(argv: list[bytes], *, attached: bool) -> dict[str, Any]:
 
 
 def _limits() -> list[list[int]]:
-    if resource is None:
-        return []
-    numbers = {
-        value
-        for name, value in vars(resource).items()
-        if name.startswith("RLIMIT_") and isinstance(value, int)
-    }
-    found = []
-    for number in sorted(numbers):
-        soft, hard = resource.getrlimit(number)
-        found.append([number, soft, hard])
-    return found
+    return [[number, *resource.getrlimit(number)] for number in _LIMITS]

@@ -9,16 +9,17 @@ import logging
 import os
 import signal
 import time
-from pathlib import Path
 
 from updraft import bootstrap, errors, settings
 from updraft.providers import local
 from updraft.server.api.agent_session import AgentSessions
 from updraft.server.api.client_session import ClientSession
 from updraft.server.api.door import Door, Doors
+from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
+from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
@@ -44,25 +45,22 @@ class Server:
 
     async def run(self, ready_fd: int | None) -> None:
         """Serve until told to stop.  Raises ``errors.UpdraftError`` when it cannot start."""
-        self._take_lock()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._folders.stopped)
-        configuration = settings.server_settings(self._folders)
-        local.launch_runner(self._folders)
+        configuration = self._prepare()
         database = Database(f"sqlite:///{self._folders.database}")
         await asyncio.to_thread(schema.upgrade, database.engine)
         used = await database.read(queries.used_key_slots)
         keys = EnvironmentKeys(self._folders.keys, used)
-        Path(self._folders.logs).mkdir(mode=0o700, exist_ok=True)
         execution = Execution(database, keys, Relay(), self._folders.logs)
         execution.quota_bytes = configuration.output_quota_bytes
         await execution.load()
         jobs = Jobs(database, execution)
-        agents = AgentSessions(execution)
+        beside = BesideRuns(execution)
+        agents = AgentSessions(execution, beside)
         instance = Instance(self._folders, execution, configuration)
         doors = Doors(
             {
                 "client": lambda who: ClientSession(execution, jobs, who),
+                "exec": lambda who: ExecSession(beside, jobs, who),
                 "agent": agents.control,
                 "agent-data": agents.data,
             },
@@ -93,6 +91,16 @@ class Server:
         keys.close()
         log.info("stopped")
 
+    def _prepare(self) -> settings.ServerSettings:
+        """Become the one server of these folders, and start the runner beside our own start."""
+        self._take_lock()
+        configuration = settings.server_settings(self._folders)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._folders.stopped)
+        os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
+        local.launch_runner(self._folders)
+        return configuration
+
     def _take_lock(self) -> None:
         self._lock = os.open(
             self._folders.server_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -109,6 +117,9 @@ class Server:
                 time.sleep(0.05)
             else:
                 return
+
+    def _close_door(self) -> None:
+        os.unlink(self._folders.socket)
 
     async def _watch_idle(
         self, instance: Instance, doors: Doors, listener: asyncio.AbstractServer
@@ -127,7 +138,7 @@ class Server:
                 if doors.accepted != seen:
                     continue
                 listener.close()
-                os.unlink(self._folders.socket)
+                self._close_door()
                 log.info("idle for %.0f s", time.monotonic() - idle_since)
                 instance.disarm_runner(cancel=False)
                 instance.stop_requested.set()
@@ -144,5 +155,5 @@ async def _keep_runner(instance: Instance, execution: Execution, folders: settin
         if missing >= 2 and not instance.stopping:
             try:
                 local.launch_runner(folders)
-            except OSError as error:
-                log.error("cannot start the runner: %s", error)
+            except OSError:
+                log.exception("cannot start the runner")

@@ -1,9 +1,9 @@
 """A stream of bytes kept in segment files, with a quota that spares its head and its tail.
 
-A stream ``stdout`` lies in ``stdout`` (its head, from offset 0) and ``stdout.<offset>`` (hexadecimal)
-files after it.  When more than the quota is kept, the oldest segments behind the head go, and a
-reader finds a *cut*: a range that was written but is no longer there.  Positions always count from
-the stream's first byte, cut or not.
+A stream ``stdout`` lies in ``stdout`` (its head, from offset 0) and in ``stdout.<offset>``
+(hexadecimal) files after it.  When more than the quota is kept, the oldest segments behind the head
+go, and a reader finds a *cut*: a range that was written but is no longer there.  Positions always
+count from the stream's first byte, cut or not.
 
 Standard library only: the keeper writes these files, agent and server read them.
 """

@@ -63,7 +63,7 @@ class Instance:
         """
         mark = f"UPDRAFT_HOME={self.home}".encode()
         found = []
-        for entry in os.listdir("/proc"):
+        for entry in (path.name for path in Path("/proc").iterdir()):
             if not entry.isdigit() or int(entry) == os.getpid():
                 continue
             try:

@@ -1,1 +1,1 @@
-"""What crosses a socket: frames and their packing (standard library only), and the API's schemas."""
+"""What crosses a socket: frames, their packing (standard library only), and the API's schemas."""

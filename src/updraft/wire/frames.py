@@ -21,12 +21,12 @@ from __future__ import annotations
 
 from struct import Struct
 
+from updraft.wire.packing import pack
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Final
-
-from updraft.wire.packing import pack
 
 WIRE_VERSION = 1
 """Rises when an old peer would misread a frame.  Peers one version apart may still talk."""
@@ -66,6 +66,7 @@ NOTICE = 14  # {message}: a line for the person
 ENDED = 15  # {state, exit_code, message, stdout, stderr}: the last frame of a job
 DETACH = 16  # the job goes on without this client
 CANCEL = 17
+EXEC = 18  # {job, argv, …}: a process beside a running job
 
 # -- about an attempt; channel names it
 SIGNAL = 20  # {signal}: to the command's process group

@@ -13,8 +13,8 @@ from updraft.c_modules import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket as standard
     from collections.abc import Callable
-    from socket import socket as StandardSocket
 
 MAX_PATH_BYTES = 103  # the smallest bound of the systems we run on (macOS), with its final NUL
 _UCRED = Struct("iII")
@@ -34,14 +34,14 @@ def connect_unix(path: str) -> socket.socket:
     return peer
 
 
-def as_standard(peer: socket.socket) -> StandardSocket:
+def as_standard(peer: socket.socket) -> standard.socket:
     """Return the same connection as a ``socket.socket`` of the standard module."""
-    from socket import socket as standard  # noqa: PLC0415 - not on the launch path
+    import socket as standard  # noqa: PLC0415 - not on the launch path
 
-    return standard(fileno=peer.detach())
+    return standard.socket(fileno=peer.detach())
 
 
-def listen_unix(path: str, backlog: int = 512) -> StandardSocket:
+def listen_unix(path: str, backlog: int = 512) -> standard.socket:
     """Return a listening socket, born with mode 0600, in place of a stale one at ``path``.
 
     The caller holds the lock that says that nobody serves there.

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 import uvloop
 
@@ -26,6 +27,7 @@ class _LocalServer:
 
     def __init__(self, folders: settings.Folders) -> None:
         self._folders = folders
+        self._stopped = Path(folders.stopped)
         self._missing_since: float | None = None
 
     async def dial(self) -> socket.socket:
@@ -36,7 +38,7 @@ class _LocalServer:
             self._missing_since = self._missing_since or now
             if now - self._missing_since < self.RESTART_AFTER_SECONDS:
                 raise
-            if os.path.exists(self._folders.stopped):
+            if self._stopped.exists():
                 raise
             try:
                 peer = await asyncio.to_thread(bootstrap.ensure_server, self._folders)

@@ -88,7 +88,7 @@ class Agent:
         while True:
             try:
                 side = await _ServerSide.connect(self, self._dial)
-            except (OSError, asyncio.TimeoutError) as error:
+            except (OSError, TimeoutError) as error:
                 if failures == 0:
                     log.info("no server: %s", error)
             else:
@@ -193,7 +193,7 @@ class Agent:
             again = False
             for attempt in self._attempts.values():
                 for output in attempt.outputs.values():
-                    if output.due and server.ready and server.data is not None:
+                    if output.due and server.ready:
                         output.send_some(server.data)
                         again = True
                 if attempt.forgotten and not any(o.due for o in attempt.outputs.values()):

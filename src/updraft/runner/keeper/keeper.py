@@ -140,6 +140,12 @@ class Keeper:
         # P2: whatever is repeated on the way here, an attempt starts once.
         if attempt in self._tasks or attempt in self._ended:
             return
+        if "beside" in spec:
+            task = self._tasks.get(spec["beside"])
+            if task is None or task.over:
+                self._refuse(attempt, spec, "the job is not running any more")
+                return
+            spec = _beside(task.spec, spec)
         try:
             self._records.intend(attempt, {"job": spec["job"], "folder": spec["folder"]})
         except FileExistsError:
@@ -305,6 +311,12 @@ class Keeper:
                 "folder": intent.get("folder", b""),
                 "end": end,
             }
+
+
+def _beside(task: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
+    """Return the spec of a process in a task's surroundings, with a terminal of its own."""
+    environment = b"\0".join([task["environment"], *order["set_environment"]])
+    return {**task, **order, "environment": environment}
 
 
 class _AgentConnection:

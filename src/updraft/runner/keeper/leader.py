@@ -1,12 +1,13 @@
 """A task's leader: the session leader, parent and subreaper of one task's processes.
 
-Forked ahead of need from the keeper, one per running task.  The command runs as the leader's child,
-in a process group of its own within the leader's session: a stopped command then has a parent in
-its session, which is what lets the kernel stop it (POSIX: not an orphaned process group), and
-whatever the command leaves behind is the leader's to end.  A leader whose keeper dies ends its tree.
+Forked ahead of need from the keeper, one per running task.  The command runs as the leader's
+child, in a process group of its own within the leader's session: a stopped command then has a
+parent in its session, which is what lets the kernel stop it (POSIX: not an orphaned process group),
+and whatever the command leaves behind is the leader's to end.  A leader whose keeper dies ends its
+tree.
 
-Talks frames with the keeper over a socket pair: SPAWN (with the task's descriptors), SIGNAL and KILL
-come in; STARTED, STOPPED, CONTINUED and EXITED go out.
+Talks frames with the keeper over a socket pair: SPAWN (with the task's descriptors), SIGNAL and
+KILL come in; STARTED, STOPPED, CONTINUED and EXITED go out.
 """
 
 from __future__ import annotations

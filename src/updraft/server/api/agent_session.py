@@ -8,20 +8,23 @@ from typing import Any
 from updraft import errors
 from updraft.model.job import LOCAL_POOL, Principal
 from updraft.scheduling.queue import Capacity
+from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveRunner
 from updraft.wire import frames
 from updraft.wire.transport import FrameConnection, body_of
 
 _CONTROL = frozenset({frames.STOPPED, frames.CONTINUED})
+_REPORTS = _CONTROL | {frames.STARTED, frames.EXITED}
 _STREAMS = frozenset({frames.DATA, frames.ACK, frames.CLOSE})
 
 
 class AgentSessions:
     """Joins the control and the data connection of one agent."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, beside: BesideRuns) -> None:
         self.execution = execution
+        self.beside = beside
         self.waiting: dict[str, AgentControl] = {}
 
     def control(self, principal: Principal) -> AgentControl:
@@ -76,11 +79,14 @@ class AgentControl:
         self.data = data
         self.runner.data = data
         data.send_message(frames.WELCOME, {})
-        self._execution.runner_joined(self.runner, self.reports)
+        reports = self._sessions.beside.runner_joined(self.runner, self.reports)
+        self._execution.runner_joined(self.runner, reports)
         self.reports = []
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         serial = channel >> 2
+        if kind in _REPORTS and self._sessions.beside.handle(serial, kind, body_of(payload)):
+            return
         if kind == frames.STARTED:
             body = body_of(payload)
             self._execution.attempt_started(serial, body["pid"], body["at"])

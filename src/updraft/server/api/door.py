@@ -64,7 +64,7 @@ class Door(asyncio.Protocol):
         peer: socket.socket = transport.get_extra_info("socket")
         uid = peer_uid(peer)
         if uid != os.geteuid() or len(self._doors.open) >= _MAX_CONNECTIONS:
-            transport.abort()
+            self._transport.abort()
             return
         self._principal = Principal(owner=f"uid:{uid}")
         self._doors.accepted += 1

@@ -45,7 +45,7 @@ class HttpApi:
             scope["principal"] = principal
             await inner(scope, receive, send)
 
-        protocol.app = app  # type: ignore[assignment]
+        protocol.app = app
         return protocol
 
     def _load(self) -> None:

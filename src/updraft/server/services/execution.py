@@ -33,7 +33,7 @@ from updraft.model.job import (
     new_job_id,
 )
 from updraft.model.states import AttemptState, State, Wanted
-from updraft.scheduling.queue import Capacity, Waiting, choose, never_fits, why_waiting
+from updraft.scheduling.queue import Waiting, choose, never_fits, why_waiting
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
 from updraft.server.services.events import Changes
@@ -380,11 +380,9 @@ class Execution:
     def runner_joined(self, runner: LiveRunner, reports: list[dict[str, Any]]) -> None:
         """A runner has connected, with all that its keeper holds: reconcile."""
         free = runner.total
-        for job in self._by_attempt.values():
-            if job.attempt is not None and job.attempt.runner == runner.name:
-                free, _ = free.take(job.need)
-                taken = frozenset(job.attempt.gpus)
-                free = Capacity(free.cpus_milli, free.memory_bytes, runner.total.gpus - taken)
+        for held in self._by_attempt.values():
+            if held.attempt is not None and held.attempt.runner == runner.name:
+                free = free.without(held.need, held.attempt.gpus)
         runner.free = free
         self.runners[runner.name] = runner
         known: set[int] = set()
@@ -414,13 +412,13 @@ class Execution:
         for report in reports:
             if report["attempt"] in known and report.get("end") is not None:
                 self.attempt_exited(report["attempt"], report["end"])
-        for job in list(self._by_attempt.values()):
-            attempt = job.attempt
+        for held in list(self._by_attempt.values()):
+            attempt = held.attempt
             if attempt is None or attempt.runner != runner.name or attempt.serial in known:
                 continue
             if attempt.started_ns is None:
                 # The keeper notes an attempt before it starts it, so this one never started.
-                self._spawn_task(self._spawn_stored(job, attempt), f"grant {job.id} again")
+                self._spawn_task(self._spawn_stored(held, attempt), f"grant {held.id} again")
             else:
                 end = {"lost": "its runner does not know it any more", "stdout": 0, "stderr": 0}
                 self.attempt_exited(attempt.serial, end)
@@ -478,7 +476,7 @@ class Execution:
         """An output stream of an attempt has grown: wake those who follow it."""
         job = self._by_attempt.get(serial)
         if job is not None:
-            self.changes.changed(job.serial)
+            self.changes.grew(job.serial)
 
     def attempt_exited(self, serial: int, end: dict[str, Any]) -> None:
         """An attempt ended; its processes are gone and its output is spooled."""
@@ -548,6 +546,7 @@ class Execution:
             job.ending = False
             job.state = State.IN_QUEUE
             self._queue[job.serial] = job
+            self.changes.changed(job.serial)
             if job.client is not None:
                 job.client.say(f"{outcome.message}; trying again")
         else:
@@ -588,7 +587,7 @@ class Execution:
     # -- requests about a live job
 
     async def cancel(self, job: LiveJob, why: str = "cancelled") -> None:
-        """End a job: stored before it is done.  A job that runs gets SIGTERM, its grace, SIGKILL."""
+        """End a job: SIGTERM, its grace, SIGKILL.  The wish is stored before it is acted on."""
         job.wanted = Wanted.CANCEL
         if job.waiting:
             await self._finish_unstarted(job, why)

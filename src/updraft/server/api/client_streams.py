@@ -1,0 +1,142 @@
+"""A client's hold on an attempt's streams: live through the relay, in the end from the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from updraft import errors
+from updraft.server.relay.relay import Attachment
+from updraft.server.services.execution import Execution
+from updraft.server.services.jobs import EndedJob
+from updraft.storage.segments import SegmentReader
+from updraft.wire import frames
+from updraft.wire.transport import FrameConnection
+
+OUTPUTS = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
+STREAM_KINDS = frozenset({frames.DATA, frames.LIMIT, frames.EOF, frames.CLOSE})
+
+
+class ClientStreams:
+    """What the sessions of clients share: one attachment, and how its output is completed."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.relay = execution.relay
+        self.connection: FrameConnection | None = None
+        self.attachment: Attachment | None = None
+        self._ended: EndedJob | None = None
+        self._folder = ""
+        self._room = asyncio.Event()
+        self._work: set[asyncio.Task[None]] = set()
+
+    # -- what the session calls
+
+    def begin_streams(
+        self, serial: int, number: int, positions: list[int], *, resumed: bool
+    ) -> None:
+        """Attach to an attempt.  ``resumed``: it has run before; its runner tells where it is."""
+        if self.connection is None:
+            return
+        self._tell_attempt(number, positions, resumed=resumed)
+        self.attachment = Attachment(serial, number, self.connection, self, positions)
+        if serial:
+            self.relay.attach(self.attachment, ask=resumed)
+
+    def stream_frame(
+        self, kind: int, channel: int, offset: int, payload: bytes | memoryview
+    ) -> None:
+        """Pass on a stream frame of the client's."""
+        if self.attachment is not None:
+            self.relay.from_client(self.attachment, kind, channel, offset, payload)
+            self._room.set()
+
+    def end_streams(self, ended: EndedJob, folder: str) -> None:
+        """Tell the end, and send what the client does not get from the runner any more."""
+        self._ended, self._folder = ended, folder
+        self.send(
+            frames.ENDED,
+            {
+                "state": ended.outcome.state,
+                "exit_code": ended.outcome.exit_code,
+                "message": ended.outcome.message,
+                "stdout": ended.lengths[0],
+                "stderr": ended.lengths[1],
+            },
+        )
+        if self.attachment is not None and not self.relay.has_source(self.attachment.serial):
+            self._feed_rest()
+
+    def let_go(self) -> None:
+        """The connection is gone: detach, and stop what is under way for it."""
+        self.connection = None
+        if self.attachment is not None:
+            self.relay.detach(self.attachment)
+            self.attachment = None
+        for task in self._work:
+            task.cancel()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Carry out a request; a refusal goes to the client."""
+        task = asyncio.get_running_loop().create_task(self._guarded(work), name="client request")
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    def send(self, kind: int, body: dict[str, Any]) -> None:
+        """Send a control frame, if somebody is there."""
+        if self.connection is not None:
+            self.connection.send_message(kind, body)
+
+    # -- relay.Listener
+
+    def source_lost(self) -> None:
+        """The runner's connection is gone: after the end, the store has the rest."""
+        if self._ended is not None:
+            self._feed_rest()
+
+    def source_back(self) -> None:
+        """The runner is back: the client waits for its word on where the input is."""
+        held = self.attachment
+        if held is not None:
+            positions = [held.forwarded[stream] for stream in OUTPUTS]
+            self._tell_attempt(held.number, positions, resumed=True)
+
+    # -- inside
+
+    def _tell_attempt(self, number: int, positions: list[int], *, resumed: bool) -> None:
+        self.send(
+            frames.ATTEMPT,
+            {
+                "number": number,
+                "resumed": resumed,
+                "stdout": positions[0],
+                "stderr": positions[1],
+            },
+        )
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except errors.UpdraftError as error:
+            if self.connection is not None:
+                self.connection.fail(error.code, error.message)
+
+    def _feed_rest(self) -> None:
+        if self.attachment is not None and self._ended is not None:
+            for stream, length in zip(OUTPUTS, self._ended.lengths, strict=True):
+                self.run(self._feed(self.attachment, stream, length))
+
+    async def _feed(self, to: Attachment, stream: int, length: int) -> None:
+        with SegmentReader(self._folder, OUTPUTS[stream]) as reader:
+            while to.forwarded[stream] < length and self.connection is not None:
+                room = to.limits[stream] - to.forwarded[stream]
+                if room <= 0:
+                    self._room.clear()
+                    await self._room.wait()
+                    continue
+                at, data = reader.read(to.forwarded[stream], min(room, frames.CHUNK_BYTES))
+                if not data:
+                    break
+                to.deliver(stream, at, data)
+                await asyncio.sleep(0)

@@ -1,0 +1,77 @@
+"""``updraft exec``: a second process beside a running job, on a connection of its own."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from updraft import errors
+from updraft.model.job import Outcome, Principal
+from updraft.server.api.client_streams import STREAM_KINDS, ClientStreams
+from updraft.server.services.beside import BesideRuns
+from updraft.server.services.jobs import EndedJob, Jobs
+from updraft.server.services.live import LiveJob
+from updraft.wire import frames
+from updraft.wire.transport import FrameConnection, body_of
+
+_FORWARDED = frozenset({frames.SIGNAL, frames.RESIZE})
+
+
+class ExecSession(ClientStreams):
+    """One process beside a job.  It is no job: it ends with its client, its job, or the server."""
+
+    def __init__(self, beside: BesideRuns, jobs: Jobs, principal: Principal) -> None:
+        super().__init__(beside.execution)
+        self._beside = beside
+        self._jobs = jobs
+        self._principal = principal
+        self._serial: int | None = None
+
+    # -- door.Session
+
+    def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
+        self.connection = connection
+
+    def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        if kind in STREAM_KINDS:
+            self.stream_frame(kind, channel, offset, payload)
+        elif kind == frames.EXEC:
+            self.run(self._exec(body_of(payload)))
+        elif kind in _FORWARDED and self._serial is not None:
+            self._beside.forward(self._serial, kind, body_of(payload))
+
+    def closed(self) -> None:
+        self.let_go()
+        if self._serial is not None:
+            self._beside.abandon(self._serial)
+
+    def writable(self, ready: bool) -> None:
+        """What is under way to a client is bounded by the window that it granted."""
+
+    # -- the run
+
+    async def _exec(self, body: dict[str, Any]) -> None:
+        if self._serial is not None:
+            raise errors.Conflict("this connection has its process already")
+        job = await self._jobs.resolve(self._principal, body["job"])
+        if not isinstance(job, LiveJob):
+            raise errors.Conflict(f"job {job.id} has ended; exec needs a running one")
+        self._serial = self._beside.start(job, body, self)
+        self.send(frames.ACCEPTED, {"job": job.id})
+
+    # -- beside.Follower
+
+    def granted(self, serial: int) -> None:
+        self.begin_streams(serial, 1, [0, 0], resumed=False)
+
+    def said(self, kind: int, body: dict[str, Any]) -> None:
+        self.send(kind, body)
+
+    def ended(self, outcome: Outcome, lengths: tuple[int, int], folder: str) -> None:
+        self._serial = None
+        self.end_streams(EndedJob("", 1, outcome, lengths), folder)
+
+    def let_go(self) -> None:
+        super().let_go()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)

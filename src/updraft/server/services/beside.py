@@ -1,0 +1,130 @@
+"""Processes that run beside a job (``updraft exec``): not stored, and gone with their client."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from updraft import errors
+from updraft.model.ending import outcome_of
+from updraft.model.job import Outcome
+from updraft.server.services.execution import Execution
+from updraft.server.services.live import LiveJob, LiveRunner
+from updraft.wire import frames
+
+_FIRST_SERIAL = 1 << 60
+"""Above every stored attempt's, so that none is ever taken for one."""
+
+
+class Follower(Protocol):
+    """Who started the process."""
+
+    def granted(self, serial: int) -> None:
+        """Its streams begin."""
+
+    def said(self, kind: int, body: dict[str, Any]) -> None:
+        """It started, was stopped, or was continued."""
+
+    def ended(self, outcome: Outcome, lengths: tuple[int, int], folder: str) -> None:
+        """It ended; its output lies in ``folder``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    runner: str
+    follower: Follower
+    name: str
+    folder: str
+
+
+class BesideRuns:
+    """The processes beside jobs, by the serial that their frames carry."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self._runs: dict[int, _Run] = {}
+
+    def start(self, job: LiveJob, body: dict[str, Any], follower: Follower) -> int:
+        """Start a process in a running job's directory, environment and limits.
+
+        Raises ``errors.Conflict`` when the job does not run, ``errors.BadRequest`` for bad input.
+        """
+        argv = body["argv"]
+        if not argv or not all(type(word) is bytes for word in argv):
+            raise errors.BadRequest("there is no command to run; give one: updraft exec ID COMMAND")
+        attempt = job.attempt
+        runner = self.execution.runners.get(attempt.runner) if attempt is not None else None
+        if attempt is None or attempt.started_ns is None:
+            raise errors.Conflict(f"job {job.id} has not started; wait for it to run")
+        if runner is None or runner.control is None or runner.data is None:
+            raise errors.Unavailable(f"the runner of job {job.id} is away; try again")
+        serial = _FIRST_SERIAL + secrets.randbits(56)
+        folder = str(self.execution.folder_of(job.id, attempt.number) / f"exec-{serial:x}")
+        self._runs[serial] = _Run(runner.name, follower, os.fsdecode(argv[0]), folder)
+        follower.granted(serial)
+        self.execution.relay.granted(serial, runner.data)
+        window = frames.OUTPUT_WINDOW_BYTES
+        spec = {
+            "job": job.id,
+            "beside": attempt.serial,
+            "folder": os.fsencode(folder),
+            "argv": argv,
+            "set_environment": body["set_environment"],
+            "stdin": body["stdin"],
+            "tty": body["tty"],
+            "attached": True,
+            "limits": [window, window],
+            "grace_ms": job.grace_ms,
+            "deadline_ms": None,
+            "quota_bytes": self.execution.quota_bytes,
+        }
+        runner.control.send_message(frames.SPAWN, spec, serial << 2)
+        return serial
+
+    def handle(self, serial: int, kind: int, body: dict[str, Any]) -> bool:
+        """Take a report about ``serial``.  Returns whether it is one of ours."""
+        run = self._runs.get(serial)
+        if run is None:
+            return serial >= _FIRST_SERIAL
+        if kind != frames.EXITED:
+            run.follower.said(kind, body)
+            return True
+        del self._runs[serial]
+        self._send(run, frames.FORGET, {"attempts": [serial]}, 0)
+        lengths = (body.get("stdout", 0), body.get("stderr", 0))
+        run.follower.ended(outcome_of(body, run.name), lengths, run.folder)
+        self.execution.relay.ended(serial)
+        return True
+
+    def runner_joined(
+        self, runner: LiveRunner, reports: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Take up what a reconnected runner still has of ours; return the reports of the rest."""
+        rest = []
+        for report in reports:
+            serial = report["attempt"]
+            if serial not in self._runs:
+                rest.append(report)
+                continue
+            if runner.data is not None:
+                self.execution.relay.runner_joined([serial], runner.data)
+            if report.get("end") is not None:
+                self.handle(serial, frames.EXITED, report["end"])
+        return rest
+
+    def forward(self, serial: int, kind: int, body: dict[str, Any]) -> None:
+        """Send a control frame to the process's runner."""
+        run = self._runs.get(serial)
+        if run is not None:
+            self._send(run, kind, body, serial << 2)
+
+    def _send(self, run: _Run, kind: int, body: dict[str, Any], channel: int) -> None:
+        runner = self.execution.runners.get(run.runner)
+        if runner is not None and runner.control is not None:
+            runner.control.send_message(kind, body, channel)
+
+    def abandon(self, serial: int) -> None:
+        """Its client is gone: end it."""
+        self.forward(serial, frames.KILL, {"why": "cancel", "grace_ms": 1000})

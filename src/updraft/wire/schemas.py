@@ -1,0 +1,254 @@
+"""What travels as JSON over the HTTP API, for the server and the SDK alike.
+
+Times are UTC, durations seconds, sizes bytes.  Answers may grow fields; a client passes over what
+it does not know.  Requests are strict: an unknown field is an error, for it may be a misspelt one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from updraft.model.states import AttemptState, State, Wanted
+
+Key = Annotated[str, Field(min_length=8, max_length=64)]
+"""Made by the client: the same key twice is one job."""
+
+Labels = dict[str, str]
+
+
+class Answer(BaseModel):
+    """What the server says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Request(BaseModel):
+    """What a client asks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# -- jobs
+
+
+class Resources(Answer):
+    """What a task has while it runs."""
+
+    cpus: float
+    memory_bytes: int | None = Field(description="its limit; null: none was asked for")
+    gpus: int
+
+
+class Times(Answer):
+    """When it happened; null: not yet, or not at all."""
+
+    submitted: datetime
+    started: datetime | None
+    ended: datetime | None
+
+
+class Usage(Answer):
+    """What an attempt used; null where the kernel cannot tell."""
+
+    cpu_seconds: float | None
+    peak_memory_bytes: int | None
+    read_bytes: int | None
+    written_bytes: int | None
+
+
+class Attempt(Answer):
+    """One try at running the job's task."""
+
+    number: int
+    state: AttemptState
+    runner: str
+    pid: int | None
+    gpus: list[str] = Field(description="ids of the devices it has")
+    granted: datetime
+    started: datetime | None
+    ended: datetime | None
+    exit_code: int | None
+    message: str
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+    usage: Usage
+
+
+class JobSummary(Answer):
+    """A job, as lists have it."""
+
+    id: str
+    name: str
+    owner: str
+    project: str
+    pool: str
+    state: State
+    ok: bool | None = Field(description="SUCCESS with exit code 0; null: it has not ended")
+    exit_code: int | None = Field(description="the command's; 128 + N when signal N ended it")
+    reason: str | None = Field(description="why it waits, or how it ended")
+    wanted: Wanted
+    command: list[str] = Field(description="cut short in lists when it is long")
+    directory: str
+    environment: list[str] = Field(description="names that -e set; values are never shown")
+    labels: Labels
+    resources: Resources
+    time_limit_seconds: float | None
+    retries: int
+    priority: int
+    times: Times
+    source: str | None = Field(description="the job that this one runs again")
+
+
+class Job(JobSummary):
+    """A job with its attempts."""
+
+    attempts: list[Attempt]
+    linked: list[str] = Field(description="jobs that ran this one again")
+
+
+class JobPage(Answer):
+    """Part of a list, newest first."""
+
+    jobs: list[JobSummary]
+    next_cursor: str | None = Field(description="for the next page; null at the end")
+
+
+class Event(Answer):
+    """Something that happened to a job: a state, with a message."""
+
+    serial: int = Field(description="rises; `after` continues behind it")
+    at: datetime
+    kind: str = Field(description="the state that was entered")
+    attempt: int | None
+    message: str
+
+
+class SubmitRequest(Request):
+    """A detached job: a command with its surroundings."""
+
+    key: Key
+    argv: list[str] = Field(min_length=1)
+    directory: str = Field(description="an absolute path")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="all of it: stored encrypted until the job ends"
+    )
+    set_environment: dict[str, str] = Field(
+        default_factory=dict, description="set over `environment`, and kept for a rerun"
+    )
+    name: str = ""
+    labels: Labels = Field(default_factory=dict)
+    pool: str = "local"
+    cpus: float = Field(default=1, ge=0, le=1e6)
+    memory_bytes: int = Field(default=0, ge=0, description="0: no limit")
+    gpus: int = Field(default=0, ge=0)
+    time_limit_seconds: float | None = Field(default=None, gt=0, le=315_360_000)
+    retries: int = Field(default=0, ge=0, le=1000)
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
+    grace_seconds: float = Field(default=10, ge=0, le=86400)
+    umask: int = Field(default=0o022, ge=0, le=0o777)
+
+
+class RerunRequest(Request):
+    """What a rerun takes from its caller."""
+
+    key: Key
+    environment: dict[str, str] = Field(default_factory=dict, description="the caller's own")
+    environment_base64: str | None = Field(
+        default=None,
+        description="instead of `environment`, where it is not all text: "
+        "KEY=VALUE entries separated by NUL bytes, in base64",
+    )
+
+
+class ExtendRequest(Request):
+    """More time for a job."""
+
+    seconds: float = Field(gt=0, le=315_360_000)
+
+
+# -- the server
+
+StopMode = Literal["refuse", "drain", "cancel"]
+
+
+class StopRequest(Request):
+    """How to stop: refuse while jobs live, wait for their ends, or end them."""
+
+    mode: StopMode = "refuse"
+
+
+class ServerStatus(Answer):
+    """The server's process."""
+
+    pid: int
+    version: str
+    wire: int
+    started: datetime
+
+
+class Device(Answer):
+    """A GPU."""
+
+    index: int
+    uuid: str
+    kind: str
+    memory_bytes: int
+
+
+class RunnerStatus(Answer):
+    """The local runner; null for what is not known while none has connected."""
+
+    connected: bool
+    pid: int | None = Field(description="the keeper's")
+    agent_pid: int | None
+    version: str | None
+    cpus: float | None
+    cpus_free: float | None
+    memory_bytes: int | None
+    gpus: list[Device]
+
+
+class JobCounts(Answer):
+    """How many of the caller's jobs have not ended."""
+
+    running: int
+    in_queue: int
+
+
+class Paths(Answer):
+    """Where things are."""
+
+    state: str
+    socket: str
+    database: str
+    logs: str
+    log: str
+    config: str
+
+
+class Status(Answer):
+    """The server, its runner and their jobs."""
+
+    server: ServerStatus
+    runner: RunnerStatus
+    jobs: JobCounts
+    paths: Paths
+
+
+# -- errors
+
+
+class ErrorDetail(Answer):
+    """A stable code, and one sentence that names the thing and the mend."""
+
+    code: str
+    message: str
+
+
+class Error(Answer):
+    """The body of every answer that is none."""
+
+    error: ErrorDetail
