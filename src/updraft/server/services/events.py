@@ -12,21 +12,33 @@ class Changes:
 
     def __init__(self) -> None:
         self._followers: dict[int, set[asyncio.Event]] = {}
+        self._readers: dict[int, set[asyncio.Event]] = {}
 
     @contextmanager
-    def follow(self, job_serial: int) -> Iterator[asyncio.Event]:
-        """Return an event that is set at every change from now on."""
+    def follow(self, job_serial: int, *, output: bool = False) -> Iterator[asyncio.Event]:
+        """Return an event that is set at every change from now on.
+
+        ``output``: also when the job's output grows, which may be thousands of times a second.
+        """
         event = asyncio.Event()
-        self._followers.setdefault(job_serial, set()).add(event)
+        registries = [self._followers, *([self._readers] if output else [])]
+        for registry in registries:
+            registry.setdefault(job_serial, set()).add(event)
         try:
             yield event
         finally:
-            followers = self._followers[job_serial]
-            followers.discard(event)
-            if not followers:
-                del self._followers[job_serial]
+            for registry in registries:
+                followers = registry[job_serial]
+                followers.discard(event)
+                if not followers:
+                    del registry[job_serial]
 
     def changed(self, job_serial: int) -> None:
         """Wake the job's followers."""
         for event in self._followers.get(job_serial, ()):
+            event.set()
+
+    def grew(self, job_serial: int) -> None:
+        """Wake those who read the job's output."""
+        for event in self._readers.get(job_serial, ()):
             event.set()
