@@ -5,6 +5,7 @@ from __future__ import annotations
 from updraft import errors
 
 _BYTE_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MAX_BYTES = 1 << 60
 _SECOND_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MAX_SECONDS = 10 * 365 * 86400.0
 
@@ -15,9 +16,10 @@ def parse_bytes(text: str) -> int:
     Raises ``errors.BadRequest``.
     """
     number, unit = _split(text.strip())
-    key = unit.upper().removesuffix("IB") if len(unit) > 1 else unit.upper()
-    key = key.removesuffix("B") if len(key) > 1 else key
-    if number is None or key not in _BYTE_UNITS or number < 0:
+    key = unit.upper()
+    if key[1:] in ("B", "IB"):
+        key = key[0]
+    if number is None or key not in _BYTE_UNITS or number * _BYTE_UNITS[key] > _MAX_BYTES:
         raise errors.BadRequest(f"{text!r} is not a size; write it like 512M, 2G or 1.5G")
     return int(number * _BYTE_UNITS[key])
 
@@ -29,16 +31,15 @@ def parse_duration(text: str) -> float:
     """
     problem = errors.BadRequest(f"{text!r} is not a duration; write it like 90s, 15m, 2h or 1h30m")
     rest = text.strip()
+    total = 0.0
+    first = True
     if ":" in rest:
         parts = rest.split(":")
         if not 2 <= len(parts) <= 3 or not all(part.isdecimal() for part in parts):
             raise problem
-        total = 0.0
         for part in parts:
-            total = total * 60 + int(part)
-        return total
-    total = 0.0
-    first = True
+            total = total * 60 + float(part)
+        rest, first = "", False
     while rest or first:
         number, rest = _split(rest)
         unit = _leading_letters(rest)
@@ -55,9 +56,10 @@ def parse_duration(text: str) -> float:
 def parse_cpus(text: str) -> int:
     """Return CPUs in thousandths: ``2``, ``0.5``, ``500m``.  Raises ``errors.BadRequest``."""
     number, unit = _split(text.strip())
-    if number is None or unit not in ("", "m") or number < 0 or number > 1e6:
+    milli = -1 if number is None or number > 1e6 else round(number * (1 if unit == "m" else 1000))
+    if unit not in ("", "m") or milli < 0 or (number and not milli):
         raise errors.BadRequest(f"{text!r} is not a number of CPUs; write it like 2 or 0.5")
-    return round(number * (1 if unit == "m" else 1000))
+    return milli
 
 
 def _split(text: str) -> tuple[float | None, str]:
