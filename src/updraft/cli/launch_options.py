@@ -108,7 +108,7 @@ def parse(arguments: list[str], *, batch: bool) -> LaunchOptions:
         flag = flags.get(name)
         if flag is None:
             raise errors.BadRequest(
-                f"there is no flag {name}; see --help (a command of that name goes after --)"
+                f"there is no flag {name!r}; see --help (a command of that name goes after --)"
             )
         if flag.value is None:
             if attached is not None:
@@ -145,13 +145,22 @@ def _environment(options: LaunchOptions, text: str) -> None:
         raise errors.BadRequest(f"{text!r} has no name; write it as KEY=VALUE or KEY")
     if not equals:
         if key not in os.environ:
-            raise errors.BadRequest(f"{key} is not set here; write it as {key}=VALUE")
+            raise errors.BadRequest(f"{key!r} is not set here; write it as KEY=VALUE")
         value = os.environ[key]
     options.environment.append(os.fsencode(f"{key}={value}"))
 
 
+def _text(text: str) -> str:
+    # Names and labels are text; only the command, its directory and environment are bytes.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise errors.BadRequest(f"{text!r} is not text; write it in UTF-8") from None
+    return text
+
+
 def _label(options: LaunchOptions, text: str) -> None:
-    key, equals, value = text.partition("=")
+    key, equals, value = _text(text).partition("=")
     if not key or not equals:
         raise errors.BadRequest(f"{text!r} is no label; write it as KEY=VALUE")
     options.labels[key] = value
@@ -177,10 +186,11 @@ def _time_limit(text: str) -> int:
 def _keys(text: str) -> bytes:
     keys = b""
     for part in text.split(","):
+        letter = part.removeprefix("ctrl-").upper()
         if len(part) == 1:
-            keys += part.encode()
-        elif part.startswith("ctrl-") and len(part) == 6 and 0x40 <= ord(part[5].upper()) < 0x60:
-            keys += bytes([ord(part[5].upper()) & 0x1F])
+            keys += os.fsencode(part)
+        elif part.startswith("ctrl-") and len(letter) == 1 and "@" <= letter < "`":
+            keys += bytes([ord(letter) & 0x1F])
         else:
             raise errors.BadRequest(f"{part!r} is no key; {_DETACH_HELP}")
     return keys
@@ -201,10 +211,10 @@ def _switch(field: str, value: bool = True) -> Callable[[LaunchOptions], None]:
 
 
 _VALUES: dict[str, Callable[[LaunchOptions, str], None]] = {
-    "pool": _setter("pool", str),
+    "pool": _setter("pool", _text),
     "directory": _setter("directory", str),
     "env": _environment,
-    "name": _setter("name", str),
+    "name": _setter("name", _text),
     "label": _label,
     "cpus": _setter("cpus_milli", quantities.parse_cpus),
     "memory": _setter("memory_bytes", quantities.parse_bytes),
