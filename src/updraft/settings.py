@@ -70,6 +70,22 @@ def faults_folder() -> str | None:
     return os.environ.get("UPDRAFT_FAULTS") or None
 
 
+def installed_release() -> str:
+    """Return what tells this installation from the one before and after it; empty when it is gone.
+
+    The version alone would not do: a reinstalled development version has the same one.
+    """
+    import updraft  # noqa: PLC0415 - its file is what is looked at
+
+    try:
+        with open(updraft.__file__) as file:
+            line = next((line for line in file if line.startswith("__version__")), "")
+            stat = os.fstat(file.fileno())
+    except OSError:
+        return ""
+    return f"{line.partition('=')[2].strip()} {stat.st_ino} {stat.st_mtime_ns}"
+
+
 def background_environment() -> dict[str, str]:
     """Return the environment of the background processes: nothing of the caller's but folders.
 

@@ -126,6 +126,7 @@ class Attached:
             self._close_input()
         elif kind == frames.STARTED:
             self._started = True
+            self._tell_differences(payload)
             if self._terminal is not None:
                 self._terminal.make_raw()
         elif kind == frames.STOPPED:
@@ -133,6 +134,16 @@ class Attached:
                 self._stop_myself()
         elif kind == frames.NOTICE:
             self.say(payload["message"])
+
+    def _tell_differences(self, started: dict[str, Any]) -> None:
+        """Say in which surroundings the command is not as here."""
+        if started.get("clamped_limits"):
+            from updraft.cli.limits import limit_names  # noqa: PLC0415 - seldom
+
+            names = limit_names(started["clamped_limits"])
+            self.say(f"limits are lower than here: {names} (the runner's own are; restart it)")
+        for name in started.get("unenforced", ()):
+            self.say(f"the {name} limit is not enforced on this machine; see: updraft doctor")
 
     def _write(self, stream: int, data: bytes | memoryview) -> None:
         view = memoryview(data)

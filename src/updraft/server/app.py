@@ -18,6 +18,8 @@ from updraft.server.api.door import Door, Doors
 from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.loops.retention import keep_output_bounded
+from updraft.server.loops.upgrade import wait_for_upgrade
 from updraft.server.relay.relay import Relay
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
@@ -57,6 +59,7 @@ class Server:
         beside = BesideRuns(execution)
         agents = AgentSessions(execution, beside)
         instance = Instance(self._folders, execution, configuration)
+        http = HttpApi(execution, jobs, database, instance)
         doors = Doors(
             {
                 "client": lambda who: ClientSession(execution, jobs, who),
@@ -64,7 +67,7 @@ class Server:
                 "agent": agents.control,
                 "agent-data": agents.data,
             },
-            http=HttpApi(execution, jobs, database, instance).protocol,
+            http=http.protocol,
         )
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
@@ -79,6 +82,11 @@ class Server:
         loops = [
             asyncio.create_task(_keep_runner(instance, execution, self._folders), name="runner"),
             asyncio.create_task(self._watch_idle(instance, doors, listener), name="idle"),
+            asyncio.create_task(_restart_on_upgrade(instance), name="upgrade"),
+            asyncio.create_task(
+                keep_output_bounded(database, self._folders.logs, configuration), name="retention"
+            ),
+            asyncio.create_task(http.preload(), name="http"),
         ]
         await instance.stop_requested.wait()
         for task in loops:
@@ -145,6 +153,12 @@ class Server:
                 return
 
 
+async def _restart_on_upgrade(instance: Instance) -> None:
+    """Make way for a new release; whoever misses the server starts it again."""
+    await wait_for_upgrade()
+    instance.stop_requested.set()
+
+
 async def _keep_runner(instance: Instance, execution: Execution, folders: settings.Folders) -> None:
     """Start the local runner again when all of it is gone."""
     missing = 0
@@ -152,6 +166,8 @@ async def _keep_runner(instance: Instance, execution: Execution, folders: settin
         await asyncio.sleep(_RUNNER_CHECK_SECONDS)
         runner = execution.runners.get("local")
         missing = 0 if runner is not None and runner.control is not None else missing + 1
+        if not missing:
+            instance.replace_old_keeper()
         if missing >= 2 and not instance.stopping:
             try:
                 local.launch_runner(folders)

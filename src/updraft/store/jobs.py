@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, RowMapping, bindparam, func, select, update
+from sqlalchemy import Connection, Row, RowMapping, bindparam, case, func, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from updraft.model.job import Principal
+from updraft.model.job import ID_LENGTH, Principal
 from updraft.model.states import TERMINAL, State
 from updraft.store.tables import attempts, events, jobs
 
@@ -127,7 +127,7 @@ def command_of(connection: Connection, serial: int) -> Row[tuple[bytes, bytes | 
 def used_key_slots(connection: Connection) -> set[int]:
     """Return the key slots that live jobs use."""
     statement = select(jobs.c.key_slot).where(jobs.c.state.in_(LIVE), jobs.c.key_slot.is_not(None))
-    return set(connection.execute(statement).scalars())  # type: ignore[arg-type]
+    return {slot for slot in connection.execute(statement).scalars() if slot is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,29 +137,89 @@ class Filter:
     states: tuple[State, ...] = ()
     failed: bool = False
     labels: tuple[tuple[str, str], ...] = ()
-    id_prefix: str = ""
-    before: int | None = None
-    """Only jobs with a lower serial: the page after one that ended there."""
     limit: int = 50
 
 
-def find_jobs(connection: Connection, who: Principal, wanted: Filter) -> Sequence[RowMapping]:
-    """Return jobs of the principal's project that match, newest first."""
-    statement = select(jobs).where(jobs.c.project == who.project, jobs.c.owner == who.owner)
-    if wanted.states:
-        statement = statement.where(jobs.c.state.in_(wanted.states))
+SHOWN_COMMAND_BYTES = 16384
+"""Lists carry packed commands up to this size; ``command_of`` has those that are longer."""
+
+_SHOWN = [
+    *(c for c in jobs.c if c.name not in ("command", "environment", "submit_key")),
+    case((func.length(jobs.c.command) <= SHOWN_COMMAND_BYTES, jobs.c.command)).label("command"),
+]
+
+
+def find_jobs(
+    connection: Connection, who: Principal, wanted: Filter, before: int | None = None
+) -> Sequence[RowMapping]:
+    """Return jobs of the principal's that match, newest first; only those below serial ``before``.
+
+    ``command`` is None where it is longer than ``SHOWN_COMMAND_BYTES``.
+    """
+    statement = select(jobs.c.serial)
     if wanted.failed:
         ended_badly = jobs.c.state.in_((State.FAILURE, State.EXPIRED, State.CANCELLED))
         exited_badly = (jobs.c.state == State.SUCCESS) & (jobs.c.exit_code != 0)
         statement = statement.where(ended_badly | exited_badly)
     for key, value in wanted.labels:
         statement = statement.where(_label(connection, key) == value)
-    if wanted.id_prefix:
-        statement = statement.where(jobs.c.id.startswith(wanted.id_prefix, autoescape=True))
-    if wanted.before is not None:
-        statement = statement.where(jobs.c.serial < wanted.before)
+    if before is not None:
+        statement = statement.where(jobs.c.serial < before)
     statement = statement.order_by(jobs.c.serial.desc()).limit(wanted.limit)
+    if not wanted.states:
+        page = statement.where(jobs.c.project == who.project, jobs.c.owner == who.owner)
+    else:
+        # Each state's newest come straight from its index, however many jobs there are; an
+        # expression keeps the planner from walking the whole project instead.
+        mine = statement.where(jobs.c.project + "" == who.project, jobs.c.owner + "" == who.owner)
+        page = select(
+            union_all(
+                *(
+                    select(mine.where(jobs.c.state == state).subquery().c.serial)
+                    for state in wanted.states
+                )
+            ).subquery()
+        )
+    found = (
+        select(*_SHOWN)
+        .where(jobs.c.serial.in_(page))
+        .order_by(jobs.c.serial.desc())
+        .limit(wanted.limit)
+    )
+    return connection.execute(found).mappings().all()
+
+
+def find_job(connection: Connection, who: Principal, job_id: str) -> Sequence[RowMapping]:
+    """Return the principal's job with this id, else up to two whose ids begin with it."""
+    mine = select(*_SHOWN).where(jobs.c.project == who.project, jobs.c.owner == who.owner)
+    exact = connection.execute(mine.where(jobs.c.id == job_id)).mappings().all()
+    if exact or not job_id:
+        return exact
+    # A range, unlike LIKE, is read from the ids' index.
+    last = job_id + "z" * ID_LENGTH
+    statement = select(*_SHOWN).where(
+        jobs.c.project + "" == who.project,
+        jobs.c.owner + "" == who.owner,
+        jobs.c.id.between(job_id, last),
+    )
+    return connection.execute(statement.limit(2)).mappings().all()
+
+
+def find_serials(connection: Connection, serials: Collection[int]) -> Sequence[RowMapping]:
+    """Return jobs by serial; ``command`` as ``find_jobs`` has it."""
+    statement = select(*_SHOWN).where(jobs.c.serial.in_(serials))
     return connection.execute(statement).mappings().all()
+
+
+def reruns_of(connection: Connection, who: Principal, job_id: str) -> list[str]:
+    """Return the ids of the principal's jobs that ran this one again, oldest first."""
+    statement = (
+        select(jobs.c.id)
+        .where(jobs.c.source == job_id)
+        .where(jobs.c.project == who.project, jobs.c.owner == who.owner)
+        .order_by(jobs.c.serial)
+    )
+    return list(connection.execute(statement).scalars())
 
 
 def _label(connection: Connection, key: str) -> Any:
@@ -192,16 +252,32 @@ def events_of(
     return connection.execute(statement).mappings().all()
 
 
+_STORED_BYTES = func.coalesce(func.sum(attempts.c.stdout_bytes + attempts.c.stderr_bytes), 0)
+
+
 def ended_with_output(
     connection: Connection, before_ns: int | None, limit: int
-) -> Sequence[Row[tuple[int, str]]]:
-    """Return (serial, id) of ended jobs whose output is kept, oldest first, for retention."""
-    statement = select(jobs.c.serial, jobs.c.id).where(
-        jobs.c.state.in_(tuple(TERMINAL)), jobs.c.kept
+) -> Sequence[Row[tuple[int, str, int]]]:
+    """Return (serial, id, stored_bytes) of ended jobs whose output is kept, oldest first."""
+    statement = (
+        select(jobs.c.serial, jobs.c.id, _STORED_BYTES.label("stored_bytes"))
+        .join(attempts, attempts.c.job_serial == jobs.c.serial, isouter=True)
+        .where(jobs.c.state.in_(tuple(TERMINAL)), jobs.c.kept)
+        .group_by(jobs.c.serial, jobs.c.id)
     )
     if before_ns is not None:
         statement = statement.where(jobs.c.ended_ns < before_ns)
     return connection.execute(statement.order_by(jobs.c.serial).limit(limit)).all()
+
+
+def stored_bytes(connection: Connection) -> int:
+    """Return how much output of ended jobs was written and is still kept."""
+    statement = (
+        select(_STORED_BYTES)
+        .join(jobs, jobs.c.serial == attempts.c.job_serial)
+        .where(jobs.c.state.in_(tuple(TERMINAL)), jobs.c.kept)
+    )
+    return int(connection.execute(statement).scalar_one())
 
 
 def drop_output(connection: Connection, serials: Collection[int]) -> None:

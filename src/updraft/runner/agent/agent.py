@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import updraft
-from updraft import faults
+from updraft import faults, settings
 from updraft.runner.agent.output import OutputStream
 from updraft.runner.keeper import processes
 from updraft.wire import frames
@@ -61,6 +61,8 @@ class Agent:
         self._keeper: FrameConnection | None = None
         self._keeper_identity = ""
         self._keeper_pid = 0
+        self._keeper_release = ""
+        self._release = settings.installed_release()
         self._server: _ServerSide | None = None
         self._reported = asyncio.Event()
         self._keeper_gone = asyncio.Event()
@@ -100,6 +102,9 @@ class Agent:
                 for attempt in self._attempts.values():
                     for output in attempt.outputs.values():
                         output.detach()
+                if settings.installed_release() not in (self._release, ""):
+                    log.info("upgraded: the keeper starts the new agent")
+                    self._keeper_gone.set()
                 log.info("the server's connection closed")
             await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
             failures += 1
@@ -114,6 +119,7 @@ class Agent:
             "pid": os.getpid(),
             "keeper": self._keeper_identity,
             "keeper_pid": self._keeper_pid,
+            "keeper_release": self._keeper_release,
             "capacity": self._capacity,
             "attempts": [
                 attempt.report for attempt in self._attempts.values() if not attempt.forgotten
@@ -251,6 +257,7 @@ class Agent:
     def _take_report(self, report: dict[str, Any]) -> None:
         self._keeper_identity = report["keeper"]
         self._keeper_pid = report["pid"]
+        self._keeper_release = report["release"]
         for item in report["attempts"]:
             serial = item.pop("attempt")
             attempt = Attempt(serial, item)

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 
+from updraft import settings
 from updraft.runner.keeper import processes
 from updraft.runner.keeper.records import Records
 from updraft.runner.keeper.task import IdleLeader, Task
@@ -48,6 +49,7 @@ class Keeper:
         self._agent_due: float | None = 0.0
         self._leaving = False
         self.identity = os.urandom(8).hex()
+        self._release = settings.installed_release()
         self._adopt_records()
 
     def run(self) -> None:
@@ -91,6 +93,7 @@ class Keeper:
         body = {
             "keeper": self.identity,
             "pid": os.getpid(),
+            "release": self._release,
             "attempts": [{"attempt": attempt, **report} for attempt, report in attempts.items()],
         }
         connection.send(frames.message(frames.REPORT, body))

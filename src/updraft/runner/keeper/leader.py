@@ -147,12 +147,14 @@ class _Leader:
         self._kill_at = None
         self._main_status = None
         self._cpu_seconds, self._max_rss = 0.0, None
+        limits, clamped = _reachable_limits(spec["rlimits"])
         status_read, status_write = os.pipe2(os.O_CLOEXEC)
         if spec["tty"]:
             self._tty = fds[3]
             fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)
         pid = os.fork()
         if pid == 0:
+            spec["rlimits"] = limits
             _become_command(spec, (stdin, stdout, stderr), self._tty, status_write)
         os.close(status_write)
         for fd in fds[:3]:
@@ -165,7 +167,8 @@ class _Leader:
             self._send(frames.EXITED, unpack_dict(failure))
             return
         self._main = pid
-        self._send(frames.STARTED, {"pid": pid, "at": time.time_ns()})
+        body = {"pid": pid, "at": time.time_ns(), "clamped_limits": clamped}
+        self._send(frames.STARTED, body)
 
     def _signal(self, number: int) -> None:
         if self._main is None or self._main_status is not None:
@@ -264,6 +267,28 @@ class _Leader:
             self._keeper.sendall(frames.message(kind, body))
         finally:
             self._keeper.setblocking(False)
+
+
+def _reachable_limits(wanted: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """Return the limits to set, as far as our own hard limits allow, and which ones fell short."""
+    limits: list[list[int]] = []
+    clamped: list[int] = []
+    for number, soft, hard in wanted:
+        own_soft, own_hard = resource.getrlimit(number)
+        if os.geteuid() != 0:
+            reach = (soft, hard)
+            soft, hard = _at_most(soft, own_hard), _at_most(hard, own_hard)
+            if (soft, hard) != reach:
+                clamped.append(number)
+        if (soft, hard) != (own_soft, own_hard):
+            limits.append([number, soft, hard])
+    return limits, clamped
+
+
+def _at_most(value: int, bound: int) -> int:
+    if bound == resource.RLIM_INFINITY:
+        return value
+    return bound if value == resource.RLIM_INFINITY else min(value, bound)
 
 
 def _become_command(

@@ -65,6 +65,7 @@ class AgentControl:
             keeper_pid=body["keeper_pid"],
             agent_pid=body["pid"],
             release=body["release"],
+            keeper_release=body["keeper_release"],
             devices=capacity["gpus"],
         )
         self.reports = body["attempts"]
@@ -88,8 +89,7 @@ class AgentControl:
         if kind in _REPORTS and self._sessions.beside.handle(serial, kind, body_of(payload)):
             return
         if kind == frames.STARTED:
-            body = body_of(payload)
-            self._execution.attempt_started(serial, body["pid"], body["at"])
+            self._execution.attempt_started(serial, body_of(payload))
         elif kind == frames.EXITED:
             self._execution.attempt_exited(serial, body_of(payload))
         elif kind == frames.GREW:

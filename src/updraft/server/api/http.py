@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 
+_PRELOAD_SECONDS = 1.0
+
+
 class HttpApi:
     """Makes a protocol for each HTTP connection."""
 
@@ -47,6 +50,16 @@ class HttpApi:
 
         protocol.app = app
         return protocol
+
+    async def preload(self) -> None:
+        """Load when the first jobs have had their turn, off the loop.
+
+        Not only for speed: after an upgrade on the disk, a part that is loaded late would be of
+        another release than the rest.
+        """
+        await asyncio.sleep(_PRELOAD_SECONDS)
+        if self._config is None:
+            await asyncio.to_thread(self._load)
 
     def _load(self) -> None:
         from uvicorn import Config  # noqa: PLC0415

@@ -402,7 +402,7 @@ class Execution:
             known.add(serial)
             relayed.append(serial)
             if report.get("pid") is not None:
-                self.attempt_started(serial, report["pid"], report["at"])
+                self.attempt_started(serial, report)
             if job.wanted is Wanted.CANCEL and end is None:
                 self._send_kill(runner, serial, "cancel", job.grace_ms)
         if forget and runner.control is not None:
@@ -439,17 +439,18 @@ class Execution:
 
     # -- reports
 
-    def attempt_started(self, serial: int, pid: int, at_ns: int) -> None:
-        """The command of an attempt runs."""
+    def attempt_started(self, serial: int, started: dict[str, Any]) -> None:
+        """The command of an attempt runs; ``started`` has its ``pid``, and ``at`` when."""
         job = self._by_attempt.get(serial)
         if job is None or job.attempt is None or job.attempt.started_ns is not None:
             return
         attempt = job.attempt
-        attempt.pid, attempt.started_ns = pid, at_ns
+        attempt.pid, attempt.started_ns = started["pid"], started["at"]
         job.state = State.RUNNING
-        job.started_ns = job.started_ns or at_ns
+        job.started_ns = job.started_ns or attempt.started_ns
         if job.client is not None:
-            job.client.forward(frames.STARTED, {"pid": pid})
+            told = ("pid", "clamped_limits", "unenforced")
+            job.client.forward(frames.STARTED, {k: started[k] for k in told if k in started})
         asyncio.get_running_loop().call_later(
             _START_WRITE_DELAY_SECONDS, self._store_start_soon, job, attempt
         )

@@ -89,6 +89,14 @@ class Instance:
         self.disarm_runner(cancel=False)
         self.stop_requested.set()
 
+    def replace_old_keeper(self) -> None:
+        """Let an idle keeper of another release leave; the runner is started again, of this one."""
+        runner = self._execution.runners.get("local")
+        if runner is None or runner.control is None or self.busy or self.stopping:
+            return
+        if runner.keeper_release != settings.installed_release():
+            runner.control.send_message(frames.STOP, {"cancel": False})
+
     def disarm_runner(self, *, cancel: bool) -> None:
         """Tell the runner to leave, and nobody to start us again."""
         Path(self._folders.stopped).touch(mode=0o600)

@@ -100,4 +100,5 @@ class LiveRunner:
     keeper_pid: int = 0
     agent_pid: int = 0
     release: str = ""
+    keeper_release: str = ""
     devices: list[dict[str, Any]] = field(default_factory=list)

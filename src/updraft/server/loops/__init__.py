@@ -1,0 +1,1 @@
+"""Controllers: each looks at what is, decides, and acts; a bad pass is logged and survived."""
