@@ -17,10 +17,13 @@ class Capacity:
     gpus: frozenset[str]
 
     def fits(self, need: Resources) -> bool:
-        """Whether ``need`` can be met from this."""
+        """Whether ``need`` can be met from this; what is not needed need not be there.
+
+        Less than nothing may be free: a runner can come back smaller than what runs on it.
+        """
         return (
-            need.cpus_milli <= self.cpus_milli
-            and need.memory_bytes <= self.memory_bytes
+            need.cpus_milli <= max(self.cpus_milli, 0)
+            and need.memory_bytes <= max(self.memory_bytes, 0)
             and need.gpus <= len(self.gpus)
         )
 
@@ -95,10 +98,11 @@ def why_waiting(need: Resources, ahead: int, free: Capacity, pool: str) -> str:
     """Return the reason that a person reads for a task with ``ahead`` others before it."""
     if ahead:
         return f"pool {pool} is full ({ahead} ahead)"
-    if need.cpus_milli > free.cpus_milli:
-        missing = f"{_number(need.cpus_milli)} CPUs; {_number(free.cpus_milli)} are free"
-    elif need.memory_bytes > free.memory_bytes:
-        missing = f"{need.memory_bytes >> 20} MiB of memory; {free.memory_bytes >> 20} are free"
+    cpus_milli, memory_bytes = max(free.cpus_milli, 0), max(free.memory_bytes, 0)
+    if need.cpus_milli > cpus_milli:
+        missing = f"{_number(need.cpus_milli)} CPUs; {_number(cpus_milli)} are free"
+    elif need.memory_bytes > memory_bytes:
+        missing = f"{need.memory_bytes >> 20} MiB of memory; {memory_bytes >> 20} are free"
     elif need.gpus > len(free.gpus):
         missing = f"{need.gpus} GPUs; {len(free.gpus)} are free"
     else:
