@@ -74,7 +74,10 @@ class Attached:
         self._take_signals()
         try:
             peer = bootstrap_client.connect(self._folders, self.say)
-            self._session.connect(peer)
+            try:
+                self._session.connect(peer)
+            except ConnectionError as error:
+                self._come_back(error)
             if not self._stdin_open:
                 self._session.give_input(b"")
             while not self._over():
@@ -286,6 +289,11 @@ class Attached:
         pause = 0.01
         while True:
             waited = time.monotonic() - self._break_began
+            if signal.SIGINT in self._signals and self._session.job is not None:
+                raise errors.ServerLost(
+                    f"interrupted while the server was away; job {self._session.job} may go on: "
+                    f"updraft job show {self._session.job}"
+                )
             try:
                 self._session.connect(bootstrap_client.reconnect(self._folders, waited))
             except (OSError, errors.Unavailable) as failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -71,27 +72,64 @@ class Grant:
     gpus: tuple[str, ...]
 
 
-def choose(queue: Iterable[Waiting], free: Capacity) -> tuple[list[Grant], Capacity]:
-    """Return the tasks to start now, in order, and what is free afterwards.
+class PoolQueue:
+    """A pool's waiting tasks in their order: priority, then first come.
 
-    ``queue`` comes in its order.  The first that does not fit holds its place: nothing behind it
-    starts before it, except what needs no resources at all and so delays nobody (open shells).
+    The first task that does not fit holds its place: nothing behind it starts before it.  Only what
+    needs no resources at all goes past, since it delays nobody (open shells).  Every operation
+    costs what it changes, however many wait.
     """
-    grants: list[Grant] = []
-    blocked = False
-    for waiting in queue:
-        costs_nothing = waiting.need == _NOTHING
-        if blocked and not costs_nothing:
-            continue
-        if not free.fits(waiting.need):
-            blocked = True
-            continue
-        free, gpus = free.take(waiting.need)
-        grants.append(Grant(waiting.serial, gpus))
-    return grants, free
+
+    def __init__(self) -> None:
+        self._costly: list[tuple[int, int, Resources]] = []
+        self._costless: dict[int, Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._costly) + len(self._costless)
+
+    def push(self, waiting: Waiting) -> None:
+        """Put a task at its place."""
+        if waiting.need == NOTHING:
+            self._costless[waiting.serial] = waiting
+        else:
+            insort(self._costly, (*waiting.order, waiting.need), key=_order)
+
+    def discard(self, waiting: Waiting) -> None:
+        """Take a task out; one that is not there is passed over."""
+        if waiting.need == NOTHING:
+            self._costless.pop(waiting.serial, None)
+            return
+        at = self.ahead_of(waiting)
+        if at < len(self._costly) and _order(self._costly[at]) == waiting.order:
+            del self._costly[at]
+
+    def ahead_of(self, waiting: Waiting) -> int:
+        """Return how many tasks come before this one."""
+        if waiting.need == NOTHING:
+            return 0
+        return bisect_left(self._costly, waiting.order, key=_order)
+
+    def choose(self, free: Capacity) -> tuple[list[Grant], Capacity]:
+        """Take out the tasks to start now; return them, and what is free afterwards."""
+        grants = [Grant(serial, ()) for serial in self._costless]
+        self._costless.clear()
+        count = 0
+        for _, serial, need in self._costly:
+            if not free.fits(need):
+                break
+            free, gpus = free.take(need)
+            grants.append(Grant(serial, gpus))
+            count += 1
+        del self._costly[:count]
+        return grants, free
 
 
-_NOTHING = Resources(cpus_milli=0)
+NOTHING = Resources(cpus_milli=0)
+"""The need of a task that costs the pool nothing."""
+
+
+def _order(entry: tuple[int, int, Resources]) -> tuple[int, int]:
+    return entry[:2]
 
 
 def why_waiting(need: Resources, ahead: int, free: Capacity, pool: str) -> str:

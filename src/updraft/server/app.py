@@ -73,8 +73,10 @@ class Server:
         listener = await loop.create_server(
             lambda: Door(doors), sock=listen_unix(self._folders.socket)
         )
+        # In the foreground a signal is its owner's wish; else the agent starts the server again.
+        end = instance.stop_requested.set if ready_fd is not None else instance.leave
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, instance.stop_requested.set)
+            loop.add_signal_handler(number, end)
         if ready_fd is not None:
             os.write(ready_fd, b"ready\n")
             os.close(ready_fd)

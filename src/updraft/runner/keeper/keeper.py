@@ -61,7 +61,7 @@ class Keeper:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: self._reap(wake_read))
-        while not (self._leaving and not self._tasks and self._connection is None):
+        while not (self._leaving and not self._tasks):
             self._tick()
             self._fill_leaders()
             for key, _ in self._selector.select(self._wait_seconds()):
@@ -178,9 +178,11 @@ class Keeper:
         self._records.forget(attempt)
 
     def _leave(self, *, cancel: bool) -> None:
-        self._leaving = True
-        self._agent_due = None
-        self._listener.close()
+        if not self._leaving:
+            self._leaving = True
+            self._agent_due = None
+            self._selector.unregister(self._listener)
+            self._listener.close()
         if cancel:
             for task in self._tasks.values():
                 task.kill("stop", task.grace_seconds)

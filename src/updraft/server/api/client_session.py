@@ -147,6 +147,8 @@ class ClientSession(ClientStreams):
             self._tell_why_later()
 
     def attempt_granted(self, job: LiveJob, attempt: LiveAttempt) -> None:
+        if self.attachment is not None:
+            self.deliver_rest(str(self.execution.folder_of(job.id, self.attachment.number)))
         self.begin_streams(attempt.serial, attempt.number, [0, 0], resumed=False)
 
     def job_ended(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:

@@ -39,6 +39,8 @@ class ClientStreams:
         """Attach to an attempt.  ``resumed``: it has run before; its runner tells where it is."""
         if self.connection is None:
             return
+        if self.attachment is not None:
+            self.relay.detach(self.attachment)
         self._tell_attempt(number, positions, resumed=resumed)
         self.attachment = Attachment(serial, number, self.connection, self, positions)
         if serial:
@@ -67,6 +69,22 @@ class ClientStreams:
         )
         if self.attachment is not None and not self.relay.has_source(self.attachment.serial):
             self._feed_rest()
+
+    def deliver_rest(self, folder: str) -> None:
+        """Send what is stored of an attempt that was lost, before the next one's output.
+
+        At most a window's worth: its writer was held back until the client had the rest.
+        """
+        held = self.attachment
+        if held is None:
+            return
+        for stream, name in OUTPUTS.items():
+            with SegmentReader(folder, name) as reader:
+                while True:
+                    at, data = reader.read(held.forwarded[stream], frames.CHUNK_BYTES)
+                    if not data:
+                        break
+                    held.deliver(stream, at, data)
 
     def let_go(self) -> None:
         """The connection is gone: detach, and stop what is under way for it."""

@@ -33,19 +33,20 @@ from updraft.model.job import (
     new_job_id,
 )
 from updraft.model.states import AttemptState, State, Wanted
-from updraft.scheduling.queue import Waiting, choose, never_fits, why_waiting
+from updraft.scheduling.queue import NOTHING, PoolQueue, Waiting, never_fits, why_waiting
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
 from updraft.server.services.events import Changes
 from updraft.server.services.live import Client, LiveAttempt, LiveJob, LiveRunner
-from updraft.storage.segments import DEFAULT_QUOTA_BYTES
+from updraft.storage.segments import DEFAULT_QUOTA_BYTES, SegmentReader
 from updraft.store import jobs as queries
-from updraft.store.database import Database
+from updraft.store.database import Database, Work
 from updraft.wire import frames
 from updraft.wire.packing import pack, unpack_dict
 
 log = logging.getLogger("updraft.execution")
 
+_DISK_RETRY_SECONDS = 1.0
 _START_WRITE_DELAY_SECONDS = 0.02
 """A start is stored a moment later: most short tasks end meanwhile, and one write tells both."""
 
@@ -67,7 +68,7 @@ class Execution:
         self._jobs: dict[int, LiveJob] = {}
         self._by_id: dict[str, LiveJob] = {}
         self._by_attempt: dict[int, LiveJob] = {}
-        self._queue: dict[int, LiveJob] = {}
+        self._queues: dict[str, PoolQueue] = {}
         self.runners: dict[str, LiveRunner] = {}
         self._job_serial = 0
         self._attempt_serial = 0
@@ -108,8 +109,7 @@ class Execution:
         runner = next((r for r in self.runners.values() if r.pool == job.pool), None)
         if runner is None or runner.control is None:
             return f"pool {job.pool} has no runner yet"
-        order = _waiting(job).order
-        ahead = sum(1 for other in self._queue.values() if _waiting(other).order < order)
+        ahead = self._queue(job.pool).ahead_of(_waiting(job))
         return why_waiting(job.need, ahead, runner.free, job.pool)
 
     # -- starting up
@@ -175,13 +175,16 @@ class Execution:
     def _add(self, job: LiveJob) -> None:
         self._jobs[job.serial] = job
         self._by_id[job.id] = job
-        self._queue[job.serial] = job
+        self._queue(job.pool).push(_waiting(job))
+
+    def _queue(self, pool: str) -> PoolQueue:
+        return self._queues.setdefault(pool, PoolQueue())
 
     def _hold(self, job: LiveJob, attempt: LiveAttempt) -> None:
         job.attempt = attempt
         job.attempts = max(job.attempts, attempt.number)
         self._by_attempt[attempt.serial] = job
-        self._queue.pop(job.serial, None)
+        self._queue(job.pool).discard(_waiting(job))
 
     # -- submitting
 
@@ -269,7 +272,7 @@ class Execution:
         """Grant a new job at once when nobody waits before it and it fits."""
         if runner is None or runner.control is None:
             return None, None
-        alone = len(self._queue) == 1 or job.need == Resources(cpus_milli=0)
+        alone = len(self._queue(job.pool)) == 1 or job.need == NOTHING
         if not alone or not runner.free.fits(job.need):
             return None, None
         runner.free, gpus = runner.free.take(job.need)
@@ -339,11 +342,7 @@ class Execution:
         for runner in self.runners.values():
             if runner.control is None:
                 continue
-            queue = sorted(
-                (_waiting(job) for job in self._queue.values() if job.pool == runner.pool),
-                key=lambda waiting: waiting.order,
-            )
-            grants, runner.free = choose(queue, runner.free)
+            grants, runner.free = self._queue(runner.pool).choose(runner.free)
             for grant in grants:
                 job = self._jobs[grant.serial]
                 attempt, values = self._grant(job, runner, grant.gpus)
@@ -420,7 +419,7 @@ class Execution:
                 # The keeper notes an attempt before it starts it, so this one never started.
                 self._spawn_task(self._spawn_stored(held, attempt), f"grant {held.id} again")
             else:
-                end = {"lost": "its runner does not know it any more", "stdout": 0, "stderr": 0}
+                end = {"lost": "its runner does not know it any more"}
                 self.attempt_exited(attempt.serial, end)
         self.schedule()
 
@@ -496,7 +495,7 @@ class Execution:
         again = (
             lost and job.wanted is Wanted.RUN and attempt.number <= job.retries and not self.closing
         )
-        lengths = (end.get("stdout", 0), end.get("stderr", 0))
+        lengths = self._lengths(job, attempt, end)
         start = None
         if attempt.started_ns is not None and not attempt.start_stored:
             start = _start_writes(job, attempt)
@@ -532,11 +531,7 @@ class Execution:
             return moved
 
         faults.reached("log-terminal")
-        try:
-            moved = await self._database.write(store)
-        except BaseException:
-            job.ending = False
-            raise
+        moved = await self._write_when_there_is_room(store)
         if not moved:
             log.error("the end of attempt %d of job %s was stale", attempt.number, job.id)
         self._release(job, attempt)
@@ -546,7 +541,7 @@ class Execution:
         if again:
             job.ending = False
             job.state = State.IN_QUEUE
-            self._queue[job.serial] = job
+            self._queue(job.pool).push(_waiting(job))
             self.changes.changed(job.serial)
             if job.client is not None:
                 job.client.say(f"{outcome.message}; trying again")
@@ -554,6 +549,22 @@ class Execution:
             self._end(job, outcome, lengths)
         self.relay.ended(attempt.serial)
         self.schedule()
+
+    async def _write_when_there_is_room(self, store: Work[bool]) -> bool:
+        """Write an ending; its runner holds it until it is stored, however long the disk is full."""
+        while True:
+            try:
+                return await self._database.write(store)
+            except errors.DiskFull as error:
+                log.error("%s; trying again", error.message)  # noqa: TRY400 - no trace needed
+                await asyncio.sleep(_DISK_RETRY_SECONDS)
+
+    def _lengths(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> tuple[int, int]:
+        """Return how much output an ended attempt has: its keeper's word, or what is stored."""
+        if "stdout" in end:
+            return end["stdout"], end["stderr"]
+        folder = str(self.folder_of(job.id, attempt.number))
+        return SegmentReader(folder, "stdout").length(), SegmentReader(folder, "stderr").length()
 
     def _release(self, job: LiveJob, attempt: LiveAttempt) -> None:
         job.attempt = None
@@ -574,7 +585,7 @@ class Execution:
     def _drop(self, job: LiveJob) -> None:
         self._jobs.pop(job.serial, None)
         self._by_id.pop(job.id, None)
-        self._queue.pop(job.serial, None)
+        self._queue(job.pool).discard(_waiting(job))
         self._some_end.set()
         job.client = None
         if job.client_gone is not None:

@@ -89,6 +89,14 @@ class Instance:
         self.disarm_runner(cancel=False)
         self.stop_requested.set()
 
+    def leave(self) -> None:
+        """End this server and do not come back by ourselves; running tasks go on without it."""
+        if self.busy:
+            Path(self._folders.stopped).touch(mode=0o600)
+        else:
+            self.disarm_runner(cancel=False)
+        self.stop_requested.set()
+
     def replace_old_keeper(self) -> None:
         """Let an idle keeper of another release leave; the runner is started again, of this one."""
         runner = self._execution.runners.get("local")
