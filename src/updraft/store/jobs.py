@@ -107,7 +107,7 @@ def attempt_counts(connection: Connection) -> dict[int, int]:
         .where(jobs.c.state.in_(LIVE))
         .group_by(attempts.c.job_serial)
     )
-    return {serial: number for serial, number in connection.execute(statement)}
+    return dict(connection.execute(statement).tuples().all())
 
 
 def last_serials(connection: Connection) -> tuple[int, int]:

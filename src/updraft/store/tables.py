@@ -67,6 +67,8 @@ jobs = Table(
     Index("ix_jobs_project_serial", "project", "serial"),
     Index("ix_jobs_state_serial", "state", "serial"),
 )
+_rerun = jobs.c.source.is_not(None)  # most jobs are none, and cost this index nothing
+Index("ix_jobs_source", jobs.c.source, sqlite_where=_rerun, postgresql_where=_rerun)
 
 attempts = Table(
     "attempts",

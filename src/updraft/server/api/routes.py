@@ -1,36 +1,103 @@
-"""The HTTP application: routers under ``/api/v1``."""
+"""The HTTP application: the routers under ``/api/v1``, and one shape for every error."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 import updraft
 from updraft import errors
+from updraft.server.api import routes_jobs, routes_logs, routes_server
+from updraft.server.services.actions import Actions
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
+from updraft.server.services.logs import Logs
 from updraft.store.database import Database
+from updraft.wire import schemas
+
+log = logging.getLogger("updraft.api")
+
+PREFIX = "/api/v1"
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "model": schemas.Error,
+        "description": "the request cannot be met; nothing was changed",
+    },
+    "5XX": {"model": schemas.Error, "description": "the server failed, or is not available now"},
+}
+_CODES = {404: "not_found", 405: "bad_request", 403: "not_allowed"}
 
 
 def make_app(execution: Execution, jobs: Jobs, database: Database, instance: Instance) -> FastAPI:
     """Return the application."""
-    app = FastAPI(title="Updraft", version=updraft.__version__)
-
-    @app.exception_handler(errors.UpdraftError)
-    async def _answer(_request: Request, error: errors.UpdraftError) -> JSONResponse:
-        body = {"error": {"code": error.code, "message": error.message}}
-        return JSONResponse(body, status_code=error.status)
-
-    @app.get("/api/v1/status")
-    async def status() -> dict[str, Any]:
-        return instance.status()
-
-    @app.post("/api/v1/stop")
-    async def stop(mode: str = "refuse") -> dict[str, Any]:
-        await instance.stop(mode)
-        return {}
-
+    app = FastAPI(
+        title="Updraft",
+        version=updraft.__version__,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,  # those pages load their scripts from elsewhere
+        redoc_url=None,
+    )
+    api = APIRouter(prefix=PREFIX, responses=_ERRORS)
+    api.include_router(routes_jobs.make_router(jobs, Actions(jobs, execution)))
+    api.include_router(routes_logs.make_router(Logs(database, execution, jobs)))
+    api.include_router(routes_server.make_router(instance))
+    app.include_router(api)
+    app.add_exception_handler(errors.UpdraftError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _failed)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, in which errors have our shape and not FastAPI's."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+async def _refused(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.UpdraftError)  # noqa: S101 - registered for these
+    return _answer(error.status, error.code, error.message)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for these
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    said = first["msg"].removeprefix("Value error, ")
+    said = said[:1].lower() + said[1:]
+    return _answer(400, errors.BadRequest.code, f"{'.'.join(where) or 'the body'}: {said}")
+
+
+async def _no_route(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for these
+    message = f"{request.method} {request.url.path}: {error.detail}; see {PREFIX}/openapi.json"
+    code = _CODES.get(error.status_code, errors.BadRequest.code)
+    return _answer(error.status_code, code, message)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(
+        500, errors.UpdraftError.code, f"the server failed ({type(error).__name__}); see its log"
+    )
+
+
+def _answer(status: int, code: str, message: str) -> JSONResponse:
+    body = schemas.Error(error=schemas.ErrorDetail(code=code, message=message))
+    return JSONResponse(body.model_dump(), status_code=status)

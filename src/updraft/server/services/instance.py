@@ -10,6 +10,7 @@ from typing import Any
 
 import updraft
 from updraft import errors, settings
+from updraft.model.job import Principal
 from updraft.model.states import State
 from updraft.server.services.execution import Execution
 from updraft.wire import frames
@@ -30,14 +31,21 @@ class Instance:
         self.stop_requested = asyncio.Event()
         self.stopping = False
         self._started_ns = time.time_ns()
+        self._owner = f"uid:{os.geteuid()}"
 
     @property
     def busy(self) -> bool:
         """Whether there is a reason to stay."""
         return self._execution.live_count > 0
 
-    def status(self) -> dict[str, Any]:
-        """Return processes, versions, paths and counts."""
+    def _authorise(self, who: Principal) -> None:
+        if who.owner != self._owner:
+            raise errors.NotAllowed(f"the server belongs to {self._owner}, and you are {who.owner}")
+
+    def status(self, who: Principal) -> dict[str, Any]:
+        """Return processes, versions, paths and counts.  Raises ``errors.NotAllowed``."""
+        self._authorise(who)
+        counts = self._execution.counts()
         runner = self._execution.runners.get("local")
         connected = runner is not None and runner.control is not None
         return {
@@ -57,7 +65,7 @@ class Instance:
                 "memory_bytes": runner.total.memory_bytes if runner is not None else None,
                 "gpus": runner.devices if runner is not None else [],
             },
-            "jobs": self._execution.counts(),
+            "jobs": {"running": counts[State.RUNNING], "in_queue": counts[State.IN_QUEUE]},
             "paths": {
                 "state": self._folders.state,
                 "socket": self._folders.socket,
@@ -68,15 +76,16 @@ class Instance:
             },
         }
 
-    async def stop(self, mode: str) -> None:
+    async def stop(self, who: Principal, mode: str) -> None:
         """Stop server and runner.  ``mode``: ``refuse`` while jobs live, ``drain``, ``cancel``.
 
-        Raises ``errors.Conflict`` when it refuses.
+        Raises ``errors.Conflict`` when it refuses, and ``errors.NotAllowed``.
         """
+        self._authorise(who)
         if mode == "refuse" and self.busy:
             counts = self._execution.counts()
             raise errors.Conflict(
-                f"{counts[State.RUNNING]} jobs run and {counts[State.IN_QUEUE]} wait; "
+                f"{_jobs(counts[State.RUNNING])} running and {counts[State.IN_QUEUE]} waiting; "
                 "wait for them with --drain, or end them with --cancel"
             )
         self.stopping = True
@@ -112,3 +121,7 @@ class Instance:
         for runner in self._execution.runners.values():
             if runner.control is not None:
                 runner.control.send_message(frames.STOP, {"cancel": cancel})
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job is" if count == 1 else f"{count} jobs are"

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.job import Outcome, Principal
-from updraft.model.states import State
+from updraft.model.states import State, Wanted
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveJob
 from updraft.store import jobs as queries
 from updraft.store.database import Database
+from updraft.wire.packing import unpack_dict
+
+MAX_PAGE = 500
+_SHOWN_WORDS_BYTES = 4096
+_EVENT_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,26 @@ class EndedJob:
     lengths: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as its owner sees it."""
+
+    row: RowMapping
+    command: dict[str, Any]
+    """As packed in the store; its argv may be cut short in lists."""
+    reason: str | None
+    attempts: Sequence[RowMapping] = ()
+    reruns: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list; ``following`` is the cursor of the next part, None at the end."""
+
+    jobs: list[JobView]
+    following: str | None
+
+
 class Jobs:
     """Reads about jobs, live and ended."""
 
@@ -33,22 +60,53 @@ class Jobs:
         self._database = database
         self._execution = execution
 
+    # -- one job
+
     async def row(self, who: Principal, job_id: str) -> RowMapping:
         """Return the job whose id is, or uniquely begins with, ``job_id``.
 
         Raises ``errors.NotFound``, for another owner's job too, and ``errors.BadRequest`` when the
         beginning fits several.
         """
-        wanted = queries.Filter(id_prefix=job_id, limit=3)
-        rows = await self._database.read(lambda c: queries.find_jobs(c, who, wanted))
-        exact = [row for row in rows if row["id"] == job_id]
-        if exact:
-            return exact[0]
-        if not rows or not job_id:
+        rows = await self._database.read(lambda c: queries.find_job(c, who, job_id))
+        if not rows:
             raise errors.NotFound(f"there is no job {job_id!r}; see: updraft job list --all")
         if len(rows) > 1:
             raise errors.BadRequest(f"several jobs begin with {job_id!r}; give more of the id")
         return rows[0]
+
+    async def show(self, who: Principal, job_id: str) -> JobView:
+        """Return all there is to see of one job.  Raises as ``row`` does."""
+        found = await self.row(who, job_id)
+        serial = found["serial"]
+
+        def read(connection: Connection) -> tuple[Any, ...]:
+            # One transaction: attempts and state belong together.
+            return (
+                queries.find_serials(connection, [serial])[0],
+                queries.command_of(connection, serial).command,
+                queries.attempts_of(connection, serial),
+                queries.reruns_of(connection, who, found["id"]),
+            )
+
+        row, command, attempts, reruns = await self._database.read(read)
+        if not State(row["state"]).terminal and self._execution.find_serial(serial) is None:
+            row, command, attempts, reruns = await self._database.read(read)  # it ended meanwhile
+        return JobView(row, unpack_dict(command), self._reason(row), attempts, reruns)
+
+    async def wait(self, who: Principal, job_id: str, seconds: float) -> JobView:
+        """Return the job once it has ended, or as it is after ``seconds``."""
+        row = await self.row(who, job_id)
+        serial = row["serial"]
+        with self._execution.changes.follow(serial) as changed:
+            try:
+                async with asyncio.timeout(seconds):
+                    while self._execution.find_serial(serial) is not None:
+                        changed.clear()
+                        await changed.wait()
+            except TimeoutError:
+                pass
+        return await self.show(who, row["id"])
 
     async def resolve(self, who: Principal, job_id: str) -> LiveJob | EndedJob:
         """Return the live job, or how it ended."""
@@ -62,7 +120,7 @@ class Jobs:
         state = State(row["state"])
         if not state.terminal:  # its end was stored while we looked
             row = await self.row(who, row["id"])
-        attempts = await self._attempts(row["serial"])
+        attempts = await self._database.read(lambda c: queries.attempts_of(c, row["serial"]))
         last = attempts[-1] if attempts else None
         outcome = Outcome(State(row["state"]), row["exit_code"], row["message"])
         if last is None:
@@ -70,8 +128,105 @@ class Jobs:
         lengths = (last["stdout_bytes"] or 0, last["stderr_bytes"] or 0)
         return EndedJob(row["id"], last["number"], outcome, lengths)
 
-    async def _attempts(self, serial: int) -> Any:
-        def read(connection: Connection) -> Any:
-            return queries.attempts_of(connection, serial)
+    # -- lists
 
-        return await self._database.read(read)
+    async def list(self, who: Principal, wanted: queries.Filter, cursor: str | None = None) -> Page:
+        """Return the principal's jobs that match, newest first; ``cursor`` is an earlier page's.
+
+        Raises ``errors.BadRequest`` for a cursor that is none.
+        """
+
+        def read(connection: Connection) -> tuple[Sequence[RowMapping], dict[int, dict[str, Any]]]:
+            before = None
+            if cursor is not None:
+                last = queries.find_job(connection, who, cursor)
+                if not last or last[0]["id"] != cursor:
+                    raise errors.BadRequest(f"{cursor!r} is no cursor; use an earlier page's")
+                before = last[0]["serial"]
+            rows = queries.find_jobs(connection, who, wanted, before)
+            # Long command lines are read one by one, and only their beginning is kept.
+            long = {
+                row["serial"]: _beginning(queries.command_of(connection, row["serial"]).command)
+                for row in rows
+                if row["command"] is None
+            }
+            return rows, long
+
+        rows, long = await self._database.read(read)
+        ended = [
+            row["serial"]
+            for row in rows
+            if not State(row["state"]).terminal
+            and self._execution.find_serial(row["serial"]) is None
+        ]
+        if ended:  # between our read and now; what has ended has no reason to wait
+            newer = await self._database.read(lambda c: queries.find_serials(c, ended))
+            changed = {row["serial"]: row for row in newer}
+            rows = [changed.get(row["serial"], row) for row in rows]
+        views = [
+            JobView(row, long.get(row["serial"]) or unpack_dict(row["command"]), self._reason(row))
+            for row in rows
+        ]
+        following = rows[-1]["id"] if len(rows) == wanted.limit else None
+        return Page(views, following)
+
+    def _reason(self, row: RowMapping) -> str | None:
+        state = State(row["state"])
+        if state.terminal:
+            return str(row["message"])
+        job = self._execution.find_serial(row["serial"])
+        if job is None:
+            return None
+        if job.wanted is Wanted.CANCEL:
+            return "it is being cancelled"
+        if state is State.IN_QUEUE:
+            return self._execution.reason(job)
+        runner = self._execution.runners.get(job.attempt.runner) if job.attempt else None
+        if runner is None or runner.control is None:
+            return "its runner is away; the job goes on without it"
+        if job.attempt is not None and job.attempt.stopped:
+            return "it is stopped by job control"
+        return None
+
+    # -- events
+
+    async def events(
+        self, who: Principal, job_id: str, after: int, *, follow: bool
+    ) -> AsyncIterator[RowMapping]:
+        """Return the job's events behind the one with serial ``after``, and if asked those to come.
+
+        Following ends once the job has ended and all was told.  Raises as ``row`` does.
+        """
+        row = await self.row(who, job_id)
+        return self._events(row["serial"], after, follow=follow)
+
+    async def _events(self, serial: int, after: int, *, follow: bool) -> AsyncIterator[RowMapping]:
+        with self._execution.changes.follow(serial) as changed:
+            while True:
+                changed.clear()
+                ended = self._execution.find_serial(serial) is None
+                batch = await self._database.read(
+                    lambda c, after=after: queries.events_of(c, serial, after, _EVENT_BATCH)  # type: ignore[misc]
+                )
+                for event in batch:
+                    after = event["serial"]
+                    yield event
+                if len(batch) == _EVENT_BATCH:
+                    continue
+                if ended or not follow:
+                    return
+                await changed.wait()
+
+
+def _beginning(packed: bytes) -> dict[str, Any]:
+    """Return a long command with only the first words of its argv."""
+    command = unpack_dict(packed)
+    shown: list[bytes] = []
+    room = _SHOWN_WORDS_BYTES
+    for word in command["argv"]:
+        if room <= 0:
+            shown.append("…".encode())
+            break
+        shown.append(word if len(word) <= room else word[:room] + "…".encode())
+        room -= len(word)
+    return {**command, "argv": shown, "rlimits": []}

@@ -51,6 +51,13 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("ix_jobs_project_serial", ["project", "serial"], unique=False)
         batch_op.create_index("ix_jobs_state_serial", ["state", "serial"], unique=False)
+        batch_op.create_index(
+            "ix_jobs_source",
+            ["source"],
+            unique=False,
+            sqlite_where=sa.text("source IS NOT NULL"),
+            postgresql_where=sa.text("source IS NOT NULL"),
+        )
 
     op.create_table(
         "attempts",

@@ -1,0 +1,159 @@
+"""Jobs over HTTP: list, show, submit, cancel, extend, run again, wait, follow."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from updraft import errors
+from updraft.model.states import State
+from updraft.server.api import presenting
+from updraft.server.api.requests import JobId, Who
+from updraft.server.services.actions import Actions, Caller
+from updraft.server.services.jobs import MAX_PAGE, Jobs
+from updraft.store.jobs import Filter
+from updraft.wire import schemas
+
+_MAX_WAIT_SECONDS = 300.0
+
+States = Annotated[list[State], Query(description="only jobs in one of these states")]
+Failed = Annotated[bool, Query(description="only jobs that ended without being ok")]
+LabelFilters = Annotated[list[str], Query(description="KEY=VALUE; several must all hold")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
+WaitSeconds = Annotated[float, Query(ge=0, le=_MAX_WAIT_SECONDS)]
+
+
+def make_router(jobs: Jobs, actions: Actions) -> APIRouter:
+    """Return the routes of jobs."""
+    router = APIRouter(tags=["jobs"])
+
+    @router.get("/jobs", summary="List jobs, newest first")
+    async def list_jobs(
+        who: Who,
+        state: States = [],  # noqa: B006 - FastAPI copies it
+        failed: Failed = False,
+        label: LabelFilters = [],  # noqa: B006
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> schemas.JobPage:
+        wanted = Filter(tuple(dict.fromkeys(state)), failed, _labels(label), limit)
+        return presenting.page(await jobs.list(who, wanted, cursor))
+
+    @router.post("/jobs", status_code=201, summary="Submit a detached job")
+    async def submit(who: Who, body: schemas.SubmitRequest) -> schemas.Job:
+        return presenting.job(await actions.submit(who, _submission(body)))
+
+    @router.get("/jobs/{job}", summary="Show a job")
+    async def show(who: Who, job: JobId) -> schemas.Job:
+        return presenting.job(await jobs.show(who, job))
+
+    @router.get("/jobs/{job}/wait", summary="Wait for a job's end")
+    async def wait(who: Who, job: JobId, seconds: WaitSeconds = 30) -> schemas.Job:
+        """Answers when the job has ended, or, with its state of then, after `seconds`."""
+        return presenting.job(await jobs.wait(who, job, seconds))
+
+    @router.post("/jobs/{job}/cancel", summary="Cancel a job")
+    async def cancel(who: Who, job: JobId) -> schemas.Job:
+        """SIGTERM to all its processes; after its grace, SIGKILL."""
+        return presenting.job(await actions.cancel(who, job))
+
+    @router.post("/jobs/{job}/extend", summary="Give a job more time")
+    async def extend(who: Who, job: JobId, body: schemas.ExtendRequest) -> schemas.Job:
+        return presenting.job(await actions.extend(who, job, round(body.seconds * 1000)))
+
+    @router.post("/jobs/{job}/rerun", status_code=201, summary="Run a job again, as a new one")
+    async def rerun(who: Who, job: JobId, body: schemas.RerunRequest) -> schemas.Job:
+        """The caller's environment, with what `-e` had set for the job put over it."""
+        caller = Caller(body.key.encode(), _environment(body))
+        return presenting.job(await actions.rerun(who, job, caller))
+
+    @router.get(
+        "/jobs/{job}/events",
+        summary="Follow a job's events",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/x-ndjson": {}}, "model": schemas.Event}},
+    )
+    async def events(
+        who: Who, job: JobId, after: Annotated[int, Query(ge=0)] = 0, follow: bool = False
+    ) -> StreamingResponse:
+        """One JSON object a line: old events, and if asked new ones until the job has ended."""
+        found = await jobs.events(who, job, after, follow=follow)
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for row in found:
+                yield presenting.event(row).model_dump_json().encode() + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    return router
+
+
+def _labels(texts: list[str]) -> tuple[tuple[str, str], ...]:
+    labels = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals or '"' in key:
+            raise errors.BadRequest(f"label: {text!r} is no label; write it as KEY=VALUE")
+        labels.append((key, value))
+    return tuple(labels)
+
+
+def _submission(body: schemas.SubmitRequest) -> dict[str, Any]:
+    """Return the submission as raw clients send it."""
+    set_environment = _entries(body.set_environment)
+    environment = {**body.environment, **body.set_environment}
+    limit = body.time_limit_seconds
+    return {
+        "key": body.key.encode(),
+        "argv": [_bytes("argv", word) for word in body.argv],
+        "attached": False,
+        "directory": _bytes("directory", body.directory),
+        "environment": b"\0".join(_entries(environment)),
+        "set_environment": set_environment,
+        "umask": body.umask,
+        "nice": 0,
+        "rlimits": [],
+        "ignored_signals": [],
+        "stdin": False,
+        "tty": None,
+        "name": body.name,
+        "labels": body.labels,
+        "pool": body.pool,
+        "cpus_milli": round(body.cpus * 1000),
+        "memory_bytes": body.memory_bytes,
+        "gpus": body.gpus,
+        "time_limit_ms": None if limit is None else max(round(limit * 1000), 1),
+        "retries": body.retries,
+        "priority": body.priority,
+        "keep_alive_ms": 0,
+        "grace_ms": round(body.grace_seconds * 1000),
+    }
+
+
+def _environment(body: schemas.RerunRequest) -> bytes:
+    if body.environment_base64 is None:
+        return b"\0".join(_entries(body.environment))
+    try:
+        return base64.b64decode(body.environment_base64, validate=True)
+    except binascii.Error as error:
+        raise errors.BadRequest(f"environment_base64: not base64 ({error})") from error
+
+
+def _entries(values: Mapping[str, str]) -> list[bytes]:
+    for name in values:
+        if not name or "=" in name:
+            raise errors.BadRequest(f"environment: {name!r} cannot be a variable's name")
+    return [_bytes("environment", f"{name}={value}") for name, value in values.items()]
+
+
+def _bytes(field: str, text: str) -> bytes:
+    if "\0" in text:
+        raise errors.BadRequest(f"{field}: text without NUL characters is needed")
+    return os.fsencode(text)
