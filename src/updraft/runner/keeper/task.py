@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 _F_SETPIPE_SZ = 1031
 _PIPE_BYTES = 1 << 20
-_READ_BYTES: Final = 1 << 20
+_BUFFER: Final = memoryview(bytearray(1 << 20))
+"""What is read lies here until it is spooled: one buffer for all, as the keeper has one thread."""
+
 _DISK_RETRY_SECONDS = 1.0
 _INDEX_GAP_NS = 100_000_000
 _INDEX_SWITCH_NS = 5_000_000
@@ -455,18 +457,18 @@ class _Output:
     def _read(self) -> bool:
         assert self.fd is not None  # noqa: S101 - only called while it is open
         try:
-            data = os.read(self.fd, min(_READ_BYTES, self.limit - self.spool.length))
+            count = os.readv(self.fd, [_BUFFER[: max(self.limit - self.spool.length, 0)]])
         except BlockingIOError:
             # After the end this means that somebody outside the tree still holds the other side.
             if self._task.over:
                 self.close()
             return False
         except OSError:  # EIO: the last holder of the pty's other side is gone
-            data = b""
-        if not data:
+            count = 0
+        if count == 0:
             self.close()
             return False
-        return self._spool(data)
+        return self._spool(_BUFFER[:count])
 
     def _spool(self, data: bytes | memoryview) -> bool:
         """Store ``data``; on a full disk keep it and try again later.  Returns whether all went."""
@@ -479,7 +481,7 @@ class _Output:
                 left = left[self.spool.append(left, keep_from) :]
         except OSError:
             # Nothing is lost: the task is held back by its full pipe until there is room again.
-            self._unspooled = left
+            self._unspooled = bytes(left)  # the buffer is every stream's
             self._set_watched(False)
             self._task.retry_disk_at = time.monotonic() + _DISK_RETRY_SECONDS
             self._task.spooled(self)
