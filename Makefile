@@ -63,7 +63,7 @@ test-user: $(VENV)/.dev  ## as root: run the tests once more as an ordinary user
 
 .PHONY: bench
 bench: .venv-bench/.ready  ## measure speeds beside peers and floors
-	@.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
+	@.venv-bench/bin/python -m benchmarks --venv .venv-bench $(BENCH_ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.dev  ## repeat the chaos tests, each round with a new seed
