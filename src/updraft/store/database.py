@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from updraft import errors
@@ -45,15 +45,18 @@ class Database:
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._writer = threading.Thread(target=self._write_all, name="committer", daemon=True)
-        self._writer.start()
+        self._closed = False
         self.commits = 0
+        self._writer.start()
 
     async def write(self, work: Work[T]) -> T:
         """Run ``work`` in a transaction; return its result once that is on the disk.
 
         ``work`` may run more than once and must do nothing but statements.  Raises what it raises,
-        and ``errors.DiskFull`` when the disk is full.
+        ``errors.DiskFull`` when the disk is full, ``errors.Unavailable`` when it is closed.
         """
+        if self._closed:
+            raise errors.Unavailable("the server is stopping; try again")
         done: asyncio.Future[T] = self._loop.create_future()
         self._writes.put(_Write(work, done))
         return await done
@@ -69,6 +72,7 @@ class Database:
 
     async def close(self) -> None:
         """Finish the writes that are queued, and close."""
+        self._closed = True
         self._writes.put(None)
         await asyncio.to_thread(self._writer.join)
         self._readers.shutdown()
@@ -77,7 +81,7 @@ class Database:
     # -- the writer thread
 
     def _write_all(self) -> None:
-        connection = self.engine.connect()
+        connection: Connection | None = None
         closing = False
         while not closing:
             group: list[_Write] = []
@@ -90,9 +94,16 @@ class Database:
                 if len(group) >= _MAX_GROUP or self._writes.empty():
                     break
                 write = self._writes.get()
-            if group:
+            if not group:
+                continue
+            try:
+                connection = connection or self.engine.connect()
+            except Exception as error:  # noqa: BLE001 - handed to those who wait for it
+                self._answer([(write, None, _translated(error)) for write in group])
+            else:
                 self._commit(connection, group)
-        connection.close()
+        if connection is not None:
+            connection.close()
 
     def _commit(self, connection: Connection, group: list[_Write]) -> None:
         try:
@@ -122,8 +133,13 @@ class Database:
             self._loop.call_soon_threadsafe(deliver)
 
 
+# SQLite takes only ENOSPC for a full disk; a quota of the user's (EDQUOT) is a write that failed.
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE")
+
+
 def _translated(error: Exception) -> Exception:
-    if isinstance(error, OperationalError) and "full" in str(error.orig):
+    code = getattr(error.orig, "sqlite_errorname", "") if isinstance(error, DBAPIError) else ""
+    if code in _FULL:
         return errors.DiskFull("the disk of the state folder is full; free some space")
     return error
 

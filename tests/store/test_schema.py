@@ -1,0 +1,120 @@
+"""The schema: what the migrations make is what the code expects, from any database it may find."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, inspect, text
+
+import updraft.store
+from updraft import errors
+from updraft.store import schema
+from updraft.store.database import Database
+from updraft.store.tables import metadata
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """The engine as the server has it: its transactions are not those of the plain driver."""
+
+    async def opened() -> Database:
+        return Database(f"sqlite:///{tmp_path / 'updraft.db'}")
+
+    database = asyncio.run(opened())
+    yield database.engine
+    asyncio.run(database.close())
+
+
+def revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def test_the_migrations_make_the_tables_that_the_code_has(engine: Engine) -> None:
+    schema.upgrade(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_names_of_constraints_are_those_that_a_later_migration_will_look_for(
+    engine: Engine, tmp_path: Path
+) -> None:
+    schema.upgrade(engine)
+    direct = create_engine(f"sqlite:///{tmp_path / 'direct.db'}")
+    metadata.create_all(direct)
+    for table in metadata.tables:
+        names = []
+        for look in (inspect(engine), inspect(direct)):
+            names.append({str(each["name"]) for each in look.get_unique_constraints(table)})
+            names[-1] |= {str(each["name"]) for each in look.get_foreign_keys(table)}
+            names[-1].add(str(look.get_pk_constraint(table)["name"]))
+        assert names[0] == names[1]
+        assert "None" not in names[0]
+    direct.dispose()
+
+
+def test_the_revisions_that_the_code_names_are_those_that_there_are() -> None:
+    config = Config()
+    folder = Path(next(iter(updraft.store.__path__)), "migrations")
+    config.set_main_option("script_location", str(folder))
+    scripts = ScriptDirectory.from_config(config)
+    assert scripts.get_heads() == [schema.HEAD]
+    revisions = [script.revision for script in scripts.walk_revisions()]
+    assert tuple(reversed(revisions)) == schema.KNOWN
+    assert len(list((folder / "versions").glob("*.py"))) == len(revisions)
+
+
+def test_an_empty_database_is_brought_to_the_head_and_then_left_alone(engine: Engine) -> None:
+    schema.upgrade(engine)
+    assert revision(engine) == schema.HEAD
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE kept (x)"))
+    schema.upgrade(engine)
+    assert revision(engine) == schema.HEAD
+    assert inspect(engine).has_table("kept")
+
+
+def test_a_database_of_a_newer_release_is_refused_and_not_touched(
+    engine: Engine, tmp_path: Path
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('9999')"))
+    before = (tmp_path / "updraft.db").read_bytes()
+    with pytest.raises(errors.WrongVersion, match="9999"):
+        schema.upgrade(engine)
+    assert (tmp_path / "updraft.db").read_bytes() == before
+
+
+def test_a_migration_that_fails_leaves_nothing_half_done(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE events (another_programs INTEGER)"))
+    with pytest.raises(Exception, match="already exists"):
+        schema.upgrade(engine)
+    assert inspect(engine).get_table_names() == ["events"]
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE events"))
+    schema.upgrade(engine)
+    assert revision(engine) == schema.HEAD
+
+
+def test_a_usual_start_does_not_pay_for_alembic(engine: Engine) -> None:
+    schema.upgrade(engine)
+    program = (
+        "import sys\n"
+        "from sqlalchemy import create_engine\n"
+        "from updraft.store import schema\n"
+        "schema.upgrade(create_engine(sys.argv[1]))\n"
+        "assert 'alembic' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(engine.url)], check=True, timeout=30)
