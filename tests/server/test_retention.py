@@ -1,0 +1,93 @@
+"""Stored output is bounded by age and by size, and a live job's is never touched."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, select
+
+from updraft import settings
+from updraft.model.states import State
+from updraft.server.loops.retention import drop_old_output
+from updraft.store import schema, tables
+from updraft.store.database import Database, Work
+
+NOW_NS = time.time_ns()
+DAY_NS = 86400 * 10**9
+MIB = 1 << 20
+
+
+async def with_jobs(
+    folder: Path,
+    ended: list[tuple[str, State, int | None]],
+    check: Callable[[Database], Awaitable[None]],
+) -> None:
+    """Make jobs of (id, state, age in days at their end), each with 1 MiB of output."""
+    database = Database(f"sqlite:///{folder / 'jobs.db'}")
+    schema.upgrade(database.engine)
+    for serial, (job_id, state, age) in enumerate(ended, start=1):
+        await database.write(_job(serial, job_id, state, age))
+        (folder / "logs" / job_id / "0.1").mkdir(parents=True)
+        (folder / "logs" / job_id / "0.1" / "stdout").write_bytes(b"x")
+    try:
+        await check(database)
+    finally:
+        await database.close()
+
+
+def _job(serial: int, job_id: str, state: State, age: int | None) -> Work[None]:
+    job = {
+        "serial": serial, "id": job_id, "owner": "uid:1", "project": "default",
+        "jurisdiction": "local", "submit_key": job_id.encode(), "attached": False,
+        "detached": False, "name": "", "labels": "{}", "pool": "local", "command": b"de",
+        "cpus_milli": 1000, "memory_bytes": 0, "gpus": 0, "retries": 0, "priority": 0,
+        "keep_alive_ms": 0, "grace_ms": 0, "state": state, "wanted": "run", "message": "",
+        "created_ns": NOW_NS - 100 * DAY_NS, "kept": True,
+        "ended_ns": None if age is None else NOW_NS - age * DAY_NS,
+    }  # fmt: skip
+    attempt = {
+        "serial": serial, "job_serial": serial, "task_index": 0, "number": 1, "state": "ENDED",
+        "runner": "local", "gpu_ids": "[]", "granted_ns": 0, "message": "",
+        "stdout_bytes": MIB, "stderr_bytes": 0,
+    }  # fmt: skip
+
+    def insert(connection: Connection) -> None:
+        connection.execute(tables.jobs.insert(), job)
+        connection.execute(tables.attempts.insert(), attempt)
+
+    return insert
+
+
+@pytest.mark.parametrize(
+    ("days", "size", "left"),
+    [
+        (30.0, 100 * MIB, {"aged", "fresh", "newest", "runs"}),
+        (5.0, 100 * MIB, {"fresh", "newest", "runs"}),
+        (0.5, 100 * MIB, {"runs"}),
+        (30.0, 2 * MIB, {"fresh", "newest", "runs"}),
+        (30.0, 0, {"runs"}),
+    ],
+)
+def test_old_and_too_much_output_goes_oldest_first(
+    tmp_path: Path, days: float, size: int, left: set[str]
+) -> None:
+    jobs = [
+        ("runs", State.RUNNING, None),
+        ("aged", State.SUCCESS, 10),
+        ("fresh", State.FAILURE, 2),
+        ("newest", State.CANCELLED, 1),
+    ]
+    bounds = settings.ServerSettings(retention_days=days, retention_bytes=size)
+
+    async def check(database: Database) -> None:
+        dropped = await drop_old_output(database, str(tmp_path / "logs"), bounds, NOW_NS)
+        assert dropped == len(jobs) - len(left)
+        assert {path.name for path in (tmp_path / "logs").iterdir()} == left
+        kept = await database.read(
+            lambda c: set(c.execute(select(tables.jobs.c.id).where(tables.jobs.c.kept)).scalars())
+        )
+        assert kept == left
+
+    asyncio.run(with_jobs(tmp_path, jobs, check))
