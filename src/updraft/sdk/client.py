@@ -1,0 +1,357 @@
+"""A typed client of the server's HTTP API.
+
+Starts the user's own server when there is none.  A server that is killed or upgraded comes back by
+itself: what can be asked again is, and what is followed is taken up where it broke off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from updraft import bootstrap_client, errors, settings
+from updraft.sdk.transport import SocketTransport
+from updraft.wire import frames, schemas
+
+if TYPE_CHECKING:
+    import socket
+    from datetime import datetime
+
+RECONNECT_SECONDS = 30.0
+_STOPPED_SECONDS = 1.0
+_WAIT_SECONDS = 30.0
+_PAGE = 200
+
+Params = dict[str, str | int | float | bool | Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptBegins:
+    """The output that follows is of this attempt."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Bytes that a task wrote to stdout (1) or stderr (2)."""
+
+    attempt: int
+    stream: int
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """So many bytes of the stream are not stored: it was over its quota."""
+
+    attempt: int
+    stream: int
+    count: int
+
+
+LogPiece = AttemptBegins | Output | Cut
+
+
+class Client:
+    """One user's way to one server.  Every method raises ``errors.UpdraftError``."""
+
+    def __init__(
+        self,
+        *,
+        folders: settings.Folders | None = None,
+        start: bool = True,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """``start``: a server that is not there is started; ``say`` gets the line that tells so."""
+        self._folders = folders or settings.folders()
+        self._start = start
+        self._say = say
+        self._broke_at: float | None = None
+        # No timeouts: a server on the same machine answers, or its connection breaks.
+        self._http = httpx.Client(
+            transport=SocketTransport(self._dial),
+            base_url="http://localhost/api/v1",
+            timeout=None,  # noqa: S113 - see above
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release what the client holds."""
+        self._http.close()
+
+    # -- jobs
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[str] = (),
+        failed: bool = False,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[schemas.JobSummary]:
+        """Yield jobs, newest first, a page at a time; at most ``limit``."""
+        params: Params = {
+            "state": [str(state) for state in states],
+            "failed": failed,
+            "label": [f"{key}={value}" for key, value in (labels or {}).items()],
+        }
+        left = limit
+        while left is None or left > 0:
+            params["limit"] = _PAGE if left is None else min(left, _PAGE)
+            answer = self._ask("GET", "/jobs", params=params)
+            page = schemas.JobPage.model_validate_json(answer)
+            yield from page.jobs
+            if page.next_cursor is None:
+                return
+            params["cursor"] = page.next_cursor
+            left = None if left is None else left - len(page.jobs)
+
+    def job(self, job_id: str) -> schemas.Job:
+        """Return a job; ids may be cut short as long as they are unique."""
+        return _job(self._ask("GET", _path(job_id)))
+
+    def submit(self, request: schemas.SubmitRequest) -> schemas.Job:
+        """Submit a detached job.  The same key twice is one job."""
+        return _job(self._ask("POST", "/jobs", body=request))
+
+    def cancel(self, job_id: str) -> schemas.Job:
+        """Ask for a job's end; the answer comes when that is stored, not when it has ended."""
+        return _job(self._ask("POST", _path(job_id, "cancel")))
+
+    def extend(self, job_id: str, seconds: float) -> schemas.Job:
+        """Add to a job's time limit."""
+        body = schemas.ExtendRequest(seconds=seconds)
+        return _job(self._ask("POST", _path(job_id, "extend"), body=body, again=False))
+
+    def rerun(self, job_id: str, request: schemas.RerunRequest) -> schemas.Job:
+        """Run a job again as a new one; the same key twice is one job."""
+        return _job(self._ask("POST", _path(job_id, "rerun"), body=request))
+
+    def wait(self, job_id: str, seconds: float | None = None) -> schemas.Job:
+        """Return the job once it has ended, or as it is after ``seconds``."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = _WAIT_SECONDS if until is None else max(until - time.monotonic(), 0)
+            params: Params = {"seconds": min(left, _WAIT_SECONDS)}
+            job = _job(self._ask("GET", _path(job_id, "wait"), params=params))
+            if job.state.terminal or (until is not None and time.monotonic() >= until):
+                return job
+
+    def events(
+        self, job_id: str, *, after: int = 0, follow: bool = True
+    ) -> Iterator[schemas.Event]:
+        """Yield a job's events, old ones first, and with ``follow`` new ones to its end."""
+        while True:
+            params: Params = {"after": after, "follow": follow}
+            try:
+                with self._stream(_path(job_id, "events"), params) as answer:
+                    for line in answer.iter_lines():
+                        self._broke_at = None
+                        event = schemas.Event.model_validate_json(line)
+                        after = event.serial
+                        yield event
+            except httpx.TransportError as error:
+                self._pause(error)
+            else:
+                return
+
+    def logs(
+        self,
+        job_id: str,
+        *,
+        tail: int | None = None,
+        since: datetime | None = None,
+        follow: bool = False,
+    ) -> Iterator[LogPiece]:
+        """Yield what a job wrote, stdout and stderr in their order; with ``follow`` to its end.
+
+        ``tail``: only the last lines; ``since``: only what was written then or later (an aware
+        time).  Both are about the attempt that is the last when it is asked.
+        """
+        params: Params = {"follow": follow}
+        if tail is not None:
+            params["tail"] = tail
+        if since is not None:
+            params["since"] = since.isoformat()
+        reading = _LogReading()
+        while True:
+            try:
+                with self._stream(_path(job_id, "logs"), params) as answer:
+                    for chunk in answer.iter_raw():
+                        self._broke_at = None
+                        yield from reading.feed(chunk)
+            except httpx.TransportError as error:
+                self._pause(error)
+                reading.interrupted()
+                if reading.attempt:
+                    params = {"follow": follow, **reading.position()}
+            else:
+                return
+
+    # -- the server
+
+    def running(self) -> bool:
+        """Whether a server is there; none is started to answer this."""
+        try:
+            bootstrap_client.reconnect(self._folders, 0).close()
+        except OSError:
+            return False
+        return True
+
+    def status(self) -> schemas.Status:
+        """Return the state of server and runner."""
+        return schemas.Status.model_validate_json(self._ask("GET", "/status"))
+
+    def stop(self, mode: schemas.StopMode = "refuse") -> None:
+        """Stop the server and its runner; answers when all jobs have ended."""
+        try:
+            answer = self._http.post("/stop", json=schemas.StopRequest(mode=mode).model_dump())
+        except httpx.ReadError:
+            return  # it ended before its answer was out
+        except httpx.ConnectError as error:
+            raise errors.Unavailable(f"no server is running ({error})") from error
+        _check(answer)
+
+    # -- requests
+
+    def _dial(self) -> socket.socket:
+        if self._broke_at is not None:
+            return bootstrap_client.reconnect(self._folders, time.monotonic() - self._broke_at)
+        if self._start:
+            return bootstrap_client.connect(self._folders, self._say)
+        return bootstrap_client.reconnect(self._folders, 0)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        body: schemas.Request | None = None,
+        again: bool = True,
+    ) -> bytes:
+        """Return the answer's body.  ``again``: asking twice does no more than asking once."""
+        json = None if body is None else body.model_dump(mode="json")
+        while True:
+            try:
+                answer = self._http.request(method, path, params=params, json=json)
+            except httpx.ConnectError as error:
+                self._pause(error)
+            except httpx.TransportError as error:
+                if not again:
+                    raise errors.ServerLost(
+                        "the server went away before it answered; look whether it was done: "
+                        "updraft job show"
+                    ) from error
+                self._pause(error)
+            else:
+                self._broke_at = None
+                _check(answer)
+                return answer.content
+
+    def _stream(self, path: str, params: Params) -> _Streamed:
+        return _Streamed(self._http, path, params)
+
+    def _pause(self, error: httpx.TransportError) -> None:
+        """Wait a moment before asking again; give up when the server does not come back."""
+        now = time.monotonic()
+        if self._broke_at is None:
+            if not self._start and isinstance(error, httpx.ConnectError):
+                raise errors.Unavailable("no server is running; any urun starts one") from error
+            self._broke_at = now
+        waited = now - self._broke_at
+        if waited > _STOPPED_SECONDS and Path(self._folders.stopped).exists():
+            raise errors.ServerLost("the server was stopped") from error
+        if waited > RECONNECT_SECONDS:
+            raise errors.ServerLost(
+                f"the server went away and did not come back within {RECONNECT_SECONDS:.0f} s "
+                f"({error}); see: updraft doctor"
+            ) from error
+        time.sleep(min(0.01 + waited / 4, 0.25))
+
+
+class _Streamed:
+    """A streamed answer, for a ``with`` block; an error answer is raised at its beginning."""
+
+    def __init__(self, http: httpx.Client, path: str, params: Params) -> None:
+        self._context = http.stream("GET", path, params=params)
+
+    def __enter__(self) -> httpx.Response:
+        answer = self._context.__enter__()
+        if answer.is_error:
+            try:
+                answer.read()
+                _check(answer)
+            finally:
+                self._context.__exit__(None, None, None)
+        return answer
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+
+class _LogReading:
+    """Turns the frames of a job's output into pieces, and knows how far it got."""
+
+    def __init__(self) -> None:
+        self.attempt = 0
+        self._got: dict[int, int] = {}
+        self._reader = frames.FrameReader()
+
+    def feed(self, chunk: bytes) -> Iterator[LogPiece]:
+        for kind, channel, offset, payload in self._reader.feed(chunk):
+            attempt, stream = channel >> 2, channel & 3
+            if attempt != self.attempt:
+                self.attempt, self._got = attempt, {}
+                yield AttemptBegins(attempt)
+            at = self._got.setdefault(stream, offset)
+            if offset > at:
+                yield Cut(attempt, stream, offset - at)
+            self._got[stream] = offset + len(payload)
+            if kind == frames.DATA and payload:
+                yield Output(attempt, stream, payload)
+
+    def interrupted(self) -> None:
+        self._reader = frames.FrameReader()
+
+    def position(self) -> dict[str, int]:
+        """Return where to go on, as parameters of a new request."""
+        return {
+            "attempt": self.attempt,
+            "stdout": self._got.get(frames.STDOUT, 0),
+            "stderr": self._got.get(frames.STDERR, 0),
+        }
+
+
+def _path(job_id: str, *rest: str) -> str:
+    if not job_id:
+        raise errors.BadRequest("a job's id is needed; see: updraft job list --all")
+    return "/".join(("/jobs", quote(job_id, safe=""), *rest))
+
+
+def _job(data: bytes) -> schemas.Job:
+    return schemas.Job.model_validate_json(data)
+
+
+def _check(answer: httpx.Response) -> None:
+    """Raise the error that an answer is, if it is one."""
+    if answer.is_success:
+        return
+    try:
+        error = schemas.Error.model_validate_json(answer.content).error
+    except ValueError:
+        raise errors.UpdraftError(f"the server answered with HTTP {answer.status_code}") from None
+    raise errors.from_code(error.code, error.message)
