@@ -11,7 +11,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, RowMapping, bindparam, case, func, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    RowMapping,
+    bindparam,
+    case,
+    exists,
+    func,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from updraft.model.job import ID_LENGTH, Principal
@@ -162,7 +174,7 @@ def find_jobs(
         exited_badly = (jobs.c.state == State.SUCCESS) & (jobs.c.exit_code != 0)
         statement = statement.where(ended_badly | exited_badly)
     for key, value in wanted.labels:
-        statement = statement.where(_label(connection, key) == value)
+        statement = statement.where(_has_label(connection, key, value))
     if before is not None:
         statement = statement.where(jobs.c.serial < before)
     statement = statement.order_by(jobs.c.serial.desc()).limit(wanted.limit)
@@ -222,11 +234,13 @@ def reruns_of(connection: Connection, who: Principal, job_id: str) -> list[str]:
     return list(connection.execute(statement).scalars())
 
 
-def _label(connection: Connection, key: str) -> Any:
+def _has_label(connection: Connection, key: str, value: str) -> ColumnElement[bool]:
     if isinstance(connection.dialect, sqlite.dialect):
-        # A path with the key in quotes: labels may hold dots and blanks, not quotes.
-        return func.json_extract(jobs.c.labels, f'$."{key}"')
-    return jobs.c.labels.cast(postgresql.JSONB)[key].astext
+        # Not a JSON path: it is compared with the key as it is written, escapes and all.
+        each = func.json_each(jobs.c.labels).table_valued("key", "value")
+        return exists().where(each.c.key == key, each.c.value == value)
+    label: ColumnElement[str] = jobs.c.labels.cast(postgresql.JSONB)[key].astext
+    return label == value
 
 
 def attempts_of(connection: Connection, job_serial: int) -> Sequence[RowMapping]:
