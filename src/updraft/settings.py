@@ -141,6 +141,31 @@ def server_settings(where: Folders) -> ServerSettings:
     return result
 
 
+class RunnerSettings:
+    """What ``[runner]`` in the configuration file sets; a runner reads it when it starts."""
+
+    def __init__(self, cgroups: bool = True) -> None:
+        self.cgroups = cgroups
+
+
+def runner_settings(where: Folders) -> RunnerSettings:
+    """Return the runner's settings.  Raises ``errors.BadConfiguration``, naming the key."""
+    from updraft import errors  # noqa: PLC0415 - not on the launch path
+
+    result = RunnerSettings()
+    for key, value in load(where.config_file).get("runner", {}).items():
+        if key != "cgroups":
+            raise errors.BadConfiguration(
+                f"{where.config_file}: [runner] has no key {key!r}; it has: cgroups"
+            )
+        if not isinstance(value, bool):
+            raise errors.BadConfiguration(
+                f"{where.config_file}: runner.cgroups: {value!r} is neither true nor false"
+            )
+        result.cgroups = value
+    return result
+
+
 def load(path: str) -> dict[str, Any]:
     """Return the configuration file's tables; an absent file is an empty one.
 

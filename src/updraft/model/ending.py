@@ -38,15 +38,23 @@ def outcome_of(end: Mapping[str, Any], command: str, memory_bytes: int = 0) -> O
             return Outcome(State.CANCELLED, code, "cancelled: the server was stopped")
         case "time":
             return Outcome(State.EXPIRED, code, "its time limit was reached; raise --time")
+    signal_number = end["status"] & 0x7F
+    full = ""
     if end.get("out_of_memory"):
-        return Outcome(
-            State.FAILURE,
-            code,
-            f"out of memory: limit {memory_bytes >> 20} MiB reached; raise --memory",
-        )
-    if code > 128 and end["status"] & 0x7F:
-        return Outcome(State.SUCCESS, code, f"ended by signal {end['status'] & 0x7F}")
-    return Outcome(State.SUCCESS, code, f"exited with {code}")
+        full = _out_of_memory(end["out_of_memory"], memory_bytes)
+        if signal_number == _SIGKILL:
+            return Outcome(State.FAILURE, code, full)
+        # The command went on without a child of its: how it fared is for it to say.
+        full = f", after one of its processes ran {full}"
+    if signal_number:
+        return Outcome(State.SUCCESS, code, f"ended by signal {signal_number}{full}")
+    return Outcome(State.SUCCESS, code, f"exited with {code}{full}")
+
+
+def _out_of_memory(whose: str | bool, memory_bytes: int) -> str:
+    if whose == "machine":
+        return "out of memory: the machine had none left; ask for what it needs with --memory"
+    return f"out of memory: limit {memory_bytes >> 20} MiB reached; raise --memory"
 
 
 def _refused(end: Mapping[str, Any], command: str) -> Outcome:

@@ -173,5 +173,5 @@ async def _keep_runner(instance: Instance, execution: Execution, folders: settin
         if missing >= 2 and not instance.stopping:
             try:
                 local.launch_runner(folders)
-            except OSError:
+            except (OSError, errors.BadConfiguration):
                 log.exception("cannot start the runner")

@@ -8,7 +8,12 @@ from updraft import bootstrap, settings
 
 
 def launch_runner(folders: settings.Folders) -> None:
-    """Start the runner if none lives: a keeper finds the lock of a living one and leaves."""
+    """Start the runner if none lives: a keeper finds the lock of a living one and leaves.
+
+    Raises ``errors.BadConfiguration``.
+    """
     agent = [sys.executable, "-I", "-m", "updraft.runner.agent", "--folder", folders.runner]
     keeper = [sys.executable, "-I", "-m", "updraft.runner.keeper", "--folder", folders.runner]
+    if not settings.runner_settings(folders).cgroups:
+        keeper.append("--no-cgroups")
     bootstrap.spawn_background([*keeper, "--", *agent], log=folders.server_log)

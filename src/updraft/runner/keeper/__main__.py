@@ -1,4 +1,4 @@
-"""Start a keeper: ``python -m updraft.runner.keeper --folder DIR -- AGENT-COMMAND…``."""
+"""Start a keeper: ``python -m updraft.runner.keeper --folder DIR [--no-cgroups] -- AGENT…``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from updraft.wire.sockets import listen_unix
 
 def main(arguments: list[str]) -> int:
     """Run the one keeper of a runner folder; 0 also when there is one already."""
-    if len(arguments) < 4 or arguments[0] != "--folder" or arguments[2] != "--":
-        sys.stderr.write("usage: python -m updraft.runner.keeper --folder DIR -- AGENT…\n")
+    options, agent = arguments[2:3], arguments[3:]
+    cgroups = options != ["--no-cgroups"]
+    if not cgroups:
+        options, agent = agent[:1], agent[1:]
+    if arguments[:1] != ["--folder"] or options != ["--"] or not agent:
+        sys.stderr.write(
+            "usage: python -m updraft.runner.keeper --folder DIR [--no-cgroups] -- AGENT…\n"
+        )
         return 2
     folder = arguments[1]
     os.umask(0o077)
@@ -29,7 +35,7 @@ def main(arguments: list[str]) -> int:
         return 0
     processes.set_name("updraft-keeper")
     listener = listen_unix(os.path.join(folder, "keeper.sock"))
-    Keeper(listener, folder, arguments[3:]).run()
+    Keeper(listener, folder, agent, cgroups=cgroups).run()
     return 0
 
 

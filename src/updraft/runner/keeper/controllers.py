@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _DEFAULT_CPUS_MILLI = 1000
 """What a task that asks for no CPU weighs (an open shell): as much as one that asks for one."""
 
+_SPOILED_BYTES = 1 << 20
+"""Files in memory (``/dev/shm``, ``/tmp``) that a task left count against every later one."""
+
 
 class _File:
     """A control file that is kept open: opening costs more than reading."""
@@ -78,6 +81,12 @@ def _field(text: bytes, name: bytes) -> int | None:
     return None
 
 
+def _shared_bytes(folder: str) -> int:
+    """Return what no reclaim takes away from a group without processes: files in memory."""
+    with open(os.path.join(folder, "memory.stat"), "rb") as file:
+        return _field(file.read(), b"shmem") or 0
+
+
 def _raises(old: int, new: int) -> bool:
     """Whether a limit goes up; 0 means none."""
     return old != 0 and (new == 0 or new > old)
@@ -94,6 +103,7 @@ class MemoryV1:
         self._kills = 0
         self.limit_bytes = 0
         self.leftover_bytes = 0
+        self.spoiled = False
 
     def limit(self, memory_bytes: int, cpus_milli: int) -> None:
         if memory_bytes == self.limit_bytes:
@@ -109,28 +119,22 @@ class MemoryV1:
 
     def measure(self, usage: dict[str, Any]) -> None:
         peak = self._peak.number()
-        kills = _field(self._events.read(), b"oom_kill")  # since Linux 4.13
-        full = self.limit_bytes != 0 and peak > self.limit_bytes - self.leftover_bytes
-        reached = self._reached() if full or kills is None or kills > self._kills else False
+        kills = (_field(self._events.read(), b"oom_kill") or 0) - self._kills
+        # Near it is at it: the kernel charges in batches, and `memory.failcnt` stays 0 on some.
+        reached = 0 < self.limit_bytes <= peak + peak // 16
         # At the limit the kernel gave up the leftover first.
         usage["peak_memory_bytes"] = peak if reached else max(0, peak - self.leftover_bytes)
-        if kills is None:
-            kills = self._kills + reached
-        if kills > self._kills:
-            usage["oom_kills"] = kills - self._kills
+        if kills > 0:
+            usage["oom_kills"] = kills
             usage["out_of_memory"] = "limit" if reached else "machine"
-
-    def _reached(self) -> bool:
-        names = ["memory.failcnt"] + ["memory.memsw.failcnt"] * self._swap
-        return self.limit_bytes != 0 and any(int(read(self._folder, name)) for name in names)
 
     def reset(self) -> None:
         self._kills = _field(self._events.read(), b"oom_kill") or 0
-        write(self._folder, "memory.failcnt", 0)
-        if self._swap:
-            write(self._folder, "memory.memsw.failcnt", 0)
         self._peak.write(b"0")  # to what is in use now
         self.leftover_bytes = self._peak.number()
+        self.spoiled = (
+            self.leftover_bytes > _SPOILED_BYTES and _shared_bytes(self._folder) > _SPOILED_BYTES
+        )
 
     def close(self) -> None:
         self._peak.close()
@@ -155,9 +159,10 @@ class MemoryV2:
             if self._peak is None and os.path.exists(os.path.join(folder, "memory.peak")):
                 self._peak = _File(folder, "memory.peak")
         self._peak_before = 0
-        self._before: tuple[int, int] = (0, 0)
+        self._before: tuple[int, ...] = (0, 0, 0)
         self.limit_bytes = 0
         self.leftover_bytes = 0
+        self.spoiled = False
 
     def limit(self, memory_bytes: int, cpus_milli: int) -> None:
         if memory_bytes == self.limit_bytes:
@@ -168,7 +173,8 @@ class MemoryV2:
         self.limit_bytes = memory_bytes
 
     def measure(self, usage: dict[str, Any]) -> None:
-        reached, kills = (now - then for now, then in zip(self._counts(), self._before, strict=True))
+        now = self._counts()
+        reached, full, kills = (new - old for new, old in zip(now, self._before, strict=True))
         if self._peak is not None:
             peak = self._peak.number()
             # Where it cannot be set back, an unchanged peak is an earlier task's: this one's is
@@ -178,11 +184,12 @@ class MemoryV2:
                 usage["peak_memory_bytes"] = max(0, peak - leftover)
         if kills > 0:
             usage["oom_kills"] = kills
-            usage["out_of_memory"] = "limit" if reached and self.limit_bytes else "machine"
+            usage["out_of_memory"] = "limit" if full else "machine"
 
-    def _counts(self) -> tuple[int, int]:
+    def _counts(self) -> tuple[int, ...]:
+        """How often: the limit was reached, nothing was left to reclaim, a process was killed."""
         events = self._events.read()
-        return _field(events, b"max") or 0, _field(events, b"oom_kill") or 0
+        return tuple(_field(events, name) or 0 for name in (b"max", b"oom", b"oom_kill"))
 
     def reset(self) -> None:
         self._before = self._counts()
@@ -191,6 +198,9 @@ class MemoryV2:
                 self._peak.write(b"0")
             self._peak_before = self._peak.number()
         self.leftover_bytes = self._current.number()
+        self.spoiled = (
+            self.leftover_bytes > _SPOILED_BYTES and _shared_bytes(self._folder) > _SPOILED_BYTES
+        )
 
     def close(self) -> None:
         for file in (self._events, self._current, self._peak):

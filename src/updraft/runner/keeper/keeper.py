@@ -14,6 +14,7 @@ import time
 
 from updraft import settings
 from updraft.runner.keeper import processes
+from updraft.runner.keeper.cgroups import Slots
 from updraft.runner.keeper.records import Records
 from updraft.runner.keeper.task import IdleLeader, Task
 from updraft.wire import frames
@@ -23,6 +24,8 @@ from updraft.wire.sockets import peer_uid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from updraft.runner.keeper.cgroups import Slot
 
 IDLE_LEADERS = 2
 """Leaders forked ahead of need: a launch does not wait for a fork."""
@@ -34,9 +37,17 @@ _AGENT_HEALTHY_SECONDS = 10.0
 class Keeper:
     """Owns this runner's tasks.  ``run`` returns when it was told to leave and no task is left."""
 
-    def __init__(self, listener: socket.socket, folder: str, agent_command: list[str]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        folder: str,
+        agent_command: list[str],
+        *,
+        cgroups: bool = True,
+    ) -> None:
         self._listener = listener
         self._agent_command = agent_command
+        self._slots = Slots(folder, wanted=cgroups)  # first: ends what a killed keeper left
         self._records = Records(os.path.join(folder, "attempts"))
         self._selector = selectors.DefaultSelector()
         self._tasks: dict[int, Task] = {}
@@ -70,6 +81,7 @@ class Keeper:
                     key.data()
             if self._connection is not None:
                 self._connection.flush()
+        self._slots.close()
 
     # -- the agent
 
@@ -159,10 +171,21 @@ class Keeper:
         try:
             task = Task(attempt, spec, self._selector, self)
             self._tasks[attempt] = task
+            task.slot = self._take_slot(spec)
             task.start(self._idle.pop() if self._idle else IdleLeader())
         except OSError as error:
-            self._tasks.pop(attempt, None)
+            self._free_slot(self._tasks.pop(attempt, None))
             self._refuse(attempt, spec, f"the runner cannot start it: {error.strerror}")
+
+    def _take_slot(self, spec: dict[str, Any]) -> Slot | None:
+        if "beside" in spec:
+            return self._tasks[spec["beside"]].slot
+        return self._slots.take(spec["memory_bytes"], spec["cpus_milli"])
+
+    def _free_slot(self, task: Task | None) -> None:
+        # One that runs beside a task is in that task's slot, and ends with it.
+        if task is not None and task.slot is not None and "beside" not in task.spec:
+            self._slots.give_back(task.slot)
 
     def _refuse(self, attempt: int, spec: dict[str, Any], why: str) -> None:
         end = {"refused": "start", "message": why, "errno": 0, "stdout": 0, "stderr": 0}
@@ -210,6 +233,9 @@ class Keeper:
     def ended(self, task: Task) -> None:
         """A task came to its end: its processes are gone and its output is stored."""
         assert task.end is not None  # noqa: S101 - an ended task has an end
+        if task.slot is not None:
+            task.end.update(task.slot.usage())
+        self._free_slot(task)
         try:
             self._records.end(task.attempt, task.end)
         except OSError:
@@ -237,6 +263,8 @@ class Keeper:
         due = [at for task in self._tasks.values() if (at := task.next_tick()) is not None]
         if self._agent_due is not None and self._agent_pid is None:
             due.append(self._agent_due)
+        if self._slots.again_at is not None and not self._busy():
+            due.append(self._slots.again_at)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _fill_leaders(self) -> None:
@@ -246,6 +274,7 @@ class Keeper:
             self._idle.append(IdleLeader())
         while len(self._idle) > 4 * IDLE_LEADERS:
             self._idle.pop().socket.close()
+        self._slots.tidy()
 
     def _busy(self) -> bool:
         # Fork when nothing waits for us: a task that is starting comes first.

@@ -82,6 +82,7 @@ class _Leader:
         self._cpu_seconds = 0.0
         self._max_rss: int | None = None
         self._own_rss = processes.resident_bytes() or 0
+        self._io = processes.io_bytes()
         self._grace_seconds = 10.0
         self._kill_at: float | None = None
         self._once = False
@@ -123,7 +124,7 @@ class _Leader:
     def _receive(self) -> None:
         while True:
             try:
-                chunk, fds, _, _ = socket.recv_fds(self._keeper, 256 * 1024, 8)
+                chunk, fds, _, _ = socket.recv_fds(self._keeper, 256 * 1024, 16)
             except BlockingIOError:
                 return
             self._fds += fds
@@ -152,12 +153,13 @@ class _Leader:
         if spec["tty"]:
             self._tty = fds[3]
             fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)
-        pid = os.fork()
+        groups = fds[3 + self._once :]
+        pid, unjoined = processes.fork_into(groups) if spec["cloned"] else (os.fork(), groups)
         if pid == 0:
-            spec["rlimits"] = limits
+            spec["rlimits"], spec["groups"] = limits, unjoined
             _become_command(spec, (stdin, stdout, stderr), self._tty, status_write)
         os.close(status_write)
-        for fd in fds[:3]:
+        for fd in (*fds[:3], *groups):
             os.close(fd)
         with open(status_read, "rb") as status:
             failure = status.read()
@@ -234,6 +236,10 @@ class _Leader:
         self._main = None
         self._kill_at = None
         self._close_tty()
+        before, self._io = self._io, processes.io_bytes()
+        io = None
+        if before is not None and self._io is not None:
+            io = [now - then for now, then in zip(self._io, before, strict=True)]
         self._send(
             frames.EXITED,
             {
@@ -241,6 +247,8 @@ class _Leader:
                 "at": time.time_ns(),
                 "cpu_ns": int(self._cpu_seconds * 1e9),
                 "peak_memory_bytes": self._max_rss,
+                "read_bytes": io and io[0],
+                "written_bytes": io and io[1],
             },
         )
 
@@ -301,9 +309,8 @@ def _become_command(
         if tty is not None:
             os.tcsetpgrp(tty, os.getpgrp())
         step = "limits"
-        for path in spec["cgroups"]:
-            with open(path, "w") as procs:
-                procs.write("0")
+        for group in spec["groups"]:
+            os.write(group, b"0")
         for number, soft, hard in spec["rlimits"]:
             resource.setrlimit(number, (soft, hard))
         if spec["nice"]:

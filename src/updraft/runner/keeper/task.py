@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, Protocol
 
+    from updraft.runner.keeper.cgroups import Slot
+
     class Events(Protocol):
         """What a task tells its keeper."""
 
@@ -74,6 +76,7 @@ class Task:
         self.deadline: float | None = None
         self.retry_disk_at: float | None = None
         self.leader: IdleLeader | None = None
+        self.slot: Slot | None = None
         self._exit: dict[str, Any] | None = None
         self._reader = frames.FrameReader()
         self._selector = selector
@@ -109,7 +112,7 @@ class Task:
             order = {
                 "tty": self._tty,
                 "grace_ms": int(self.grace_seconds * 1000),
-                "cgroups": spec["cgroups"],
+                "cloned": self.slot is not None and self.slot.cloned,
                 "rlimits": spec["rlimits"],
                 "nice": spec["nice"],
                 "directory": spec["directory"],
@@ -120,7 +123,8 @@ class Task:
             }
             leader.socket.setblocking(True)
             data = memoryview(frames.message(frames.SPAWN, order))
-            sent = socket.send_fds(leader.socket, [data], theirs)
+            groups = [] if self.slot is None else self.slot.entries
+            sent = socket.send_fds(leader.socket, [data], [*theirs, *groups])
             leader.socket.sendall(data[sent:])
             leader.socket.setblocking(False)
         finally:
@@ -217,6 +221,12 @@ class Task:
 
     # -- what the keeper reports
 
+    @property
+    def unenforced(self) -> list[str]:
+        """Which of the limits that were asked for nothing enforces here."""
+        limited = self.slot is not None and self.slot.limits_memory
+        return [] if limited or not self.spec["memory_bytes"] else ["memory"]
+
     def report(self) -> dict[str, Any]:
         """Return what an agent that knows nothing has to know."""
         return {
@@ -224,6 +234,7 @@ class Task:
             "pid": self.pid,
             "at": self.started_at,
             "stopped": self.stopped,
+            "unenforced": self.unenforced,
             "end": self.end,
             "folder": self.spec["folder"],
             "input": self._input_written,
@@ -274,6 +285,7 @@ class Task:
         for kind, _, _, payload in self._reader.feed(chunk):
             body = unpack_dict(bytes(payload))
             if kind == frames.STARTED:
+                body["unenforced"] = self.unenforced
                 self.pid, self.started_at = body["pid"], body["at"]
                 if self.spec["deadline_ms"] is not None:
                     self.set_deadline(self.spec["deadline_ms"] / 1000)
