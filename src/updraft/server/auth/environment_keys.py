@@ -3,7 +3,7 @@
 A forwarded environment holds credentials.  It is stored encrypted (AES-256-GCM) under a key of its
 job's own, and when the job ends the key is *shredded*: overwritten by a fresh random one, which a
 later job may get.  No key is used before it is on the disk, or a power cut would take the
-environment of an acknowledged job; they are flushed a block at a time, so that few submissions wait.
+environment of an acknowledged job; they are flushed a block at a time, so few submissions wait.
 """
 
 from __future__ import annotations
