@@ -17,6 +17,7 @@ from updraft.runner.keeper import processes
 from updraft.runner.keeper.cgroups import Slots
 from updraft.runner.keeper.records import Records
 from updraft.runner.keeper.task import IdleLeader, Task
+from updraft.storage.segments import SegmentReader
 from updraft.wire import frames
 from updraft.wire.packing import PackingError, unpack_dict
 from updraft.wire.sockets import peer_uid
@@ -236,14 +237,17 @@ class Keeper:
         if task.slot is not None:
             task.end.update(task.slot.usage())
         self._free_slot(task)
-        try:
-            self._records.end(task.attempt, task.end)
-        except OSError:
-            pass  # it is in memory; only a crash of ours before the FORGET would miss it
+        self._record_end(task.attempt, task.end)
         leader = task.release_leader()
         if leader is not None:
             self._idle.append(leader)
         self._send(frames.message(frames.EXITED, task.end, frames.stream_channel(task.attempt, 0)))
+
+    def _record_end(self, attempt: int, end: dict[str, Any]) -> None:
+        try:
+            self._records.end(attempt, end)
+        except OSError:
+            pass  # it is in memory; only a crash of ours before the FORGET would miss it
 
     def _send(self, data: bytes) -> None:
         if self._connection is not None:
@@ -338,13 +342,19 @@ class Keeper:
         """Take over what an earlier keeper left: its ends, and its unfinished attempts as lost."""
         for attempt, (intent, end) in self._records.load().items():
             if end is None:
-                end = {"lost": "its keeper was killed", "at": time.time_ns()}
-                self._records.end(attempt, end)
+                end = {"lost": "its keeper was killed", "at": time.time_ns(), **_stored(intent)}
+                self._record_end(attempt, end)
             self._ended[attempt] = {
                 "job": intent.get("job", ""),
                 "folder": intent.get("folder", b""),
                 "end": end,
             }
+
+
+def _stored(intent: dict[str, Any]) -> dict[str, int]:
+    """Return the lengths of the output that an earlier keeper stored of an attempt."""
+    folder = os.fsdecode(intent.get("folder", b""))
+    return {name: SegmentReader(folder, name).length() for name in ("stdout", "stderr")}
 
 
 def _beside(task: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""A keeper of the test's own: a real process, in a folder of its own, with nobody but the test."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.runner.bare_agent import BareAgent
+from tests.waiting import until, wait_gone
+from updraft.runner.keeper.processes import descendants
+from updraft.wire import frames
+
+WAITING_AGENT = ["/bin/cat"]
+"""A process in the agent's place; it reads what the test writes to the keeper's stdin: nothing."""
+
+
+class KeeperProcess:
+    """Starts a keeper, and makes sure in the end that nothing of it is left."""
+
+    def __init__(self, folder: Path, agent: list[str] | None = None) -> None:
+        self.folder = folder
+        self.socket = folder / "keeper.sock"
+        self.agent = WAITING_AGENT if agent is None else agent
+        self._spawned = 0
+        self._agents: list[BareAgent] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start it, also again in the same folder."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        command = [sys.executable, "-I", "-m", "updraft.runner.keeper"]
+        command += ["--folder", str(self.folder), "--no-cgroups", "--", *self.agent]
+        with (self.folder.parent / "keeper.log").open("ab") as log:
+            # The folder of the logs may be on a disk that the test fills.
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+        until(self._answers, "the keeper to answer")
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log()
+        try:
+            BareAgent(self.socket, greet=False).close()
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
+
+    def connect(self, *, greet: bool = True) -> BareAgent:
+        """Return a new agent, which is closed in the end."""
+        agent = BareAgent(self.socket, greet=greet)
+        self._agents.append(agent)
+        return agent
+
+    def spec(self, *argv: str, **changes: Any) -> dict[str, Any]:
+        """A spec of ``argv``, run freely on pipes, with a folder of its own."""
+        self._spawned += 1
+        return {
+            "job": f"j{self._spawned:09}",
+            "folder": os.fsencode(self.folder / "logs" / str(self._spawned)),
+            "argv": [os.fsencode(word) for word in argv],
+            "environment": b"PATH=" + os.environb.get(b"PATH", os.fsencode(os.defpath)),
+            "directory": b"/",
+            "umask": 0o022,
+            "nice": 0,
+            "rlimits": [],
+            "ignored_signals": [],
+            "closed_fds": [],
+            "set_environment": [],
+            "stdin": True,
+            "one_output": False,
+            "tty": None,
+            "attached": True,
+            "limits": [frames.NO_LIMIT, frames.NO_LIMIT],
+            "cpus_milli": 1000,
+            "memory_bytes": 0,
+            "grace_ms": 10_000,
+            "deadline_ms": None,
+            "quota_bytes": 1 << 30,
+            **changes,
+        }
+
+    def shell(self, script: str, **changes: Any) -> dict[str, Any]:
+        """A spec of a shell script."""
+        return self.spec("/bin/sh", "-c", script, **changes)
+
+    def log(self) -> str:
+        """What the keeper wrote to its stderr: nothing, unless it crashed."""
+        return (self.folder.parent / "keeper.log").read_text()
+
+    def leader_of(self, pid: int) -> int:
+        """The process id of the leader above a command."""
+        fields = Path(f"/proc/{pid}/stat").read_bytes()
+        return int(fields[fields.rindex(b")") + 4 :].split()[0])
+
+    def leaders(self) -> list[int]:
+        """The process ids of all its leaders, idle ones too."""
+        return [pid for pid in descendants(self.process.pid) if name_of(pid) == "updraft-leader"]
+
+    def kill(self) -> list[int]:
+        """End it as ``kill -9`` does; return who was below it then."""
+        below = descendants(self.process.pid)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return below
+
+    def end(self) -> None:
+        """End it, if it is still there, and check that it did not crash and left nothing."""
+        for agent in self._agents:
+            agent.close()
+        crashed = self.process.poll() not in (None, 0, -signal.SIGKILL)
+        for pid in self.kill():
+            wait_gone(pid)
+        assert not crashed, self.log()
+        assert self.log() == ""
+
+
+def name_of(pid: int) -> str:
+    """The name of a process, as ``ps`` shows it; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
