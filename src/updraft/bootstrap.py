@@ -85,9 +85,7 @@ def prepare_state(folders: settings.Folders, say: Callable[[str], None] | None =
             parent = os.path.dirname(state)
             os.makedirs(parent, mode=0o700, exist_ok=True)
             check_owner(parent)
-            if file_system(parent) in _NETWORK_FILE_SYSTEMS or file_system(parent).startswith(
-                _NETWORK_FUSE
-            ):
+            if is_network(file_system(parent)):
                 local = _local_folder(state)
                 os.symlink(local, state)
                 if say is not None:
@@ -129,6 +127,11 @@ def file_system(path: str) -> str:
         if inside and len(point) >= len(best):
             best, kind = point, fields[fields.index("-") + 1]
     return kind
+
+
+def is_network(file_system_type: str) -> bool:
+    """Whether locks and sockets on such a file system are not to be relied on."""
+    return file_system_type in _NETWORK_FILE_SYSTEMS or file_system_type.startswith(_NETWORK_FUSE)
 
 
 def _local_folder(state: str) -> str:

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-KEPT_ENVIRONMENT = ("UPDRAFT_HOME", "UPDRAFT_FAULTS", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "HOME")
+KEPT_ENVIRONMENT = (
+    "UPDRAFT_HOME",
+    "UPDRAFT_CONFIG",
+    "UPDRAFT_FAULTS",
+    "XDG_STATE_HOME",
+    "XDG_CONFIG_HOME",
+    "HOME",
+)
 """What the background processes keep of the environment that happened to start them."""
 
 
@@ -36,6 +43,17 @@ class Folders:
         self.runner = os.path.join(state, "runner")
         self.stopped = os.path.join(state, "stopped")
 
+    def paths(self) -> dict[str, str]:
+        """Return what a person may look for, by name."""
+        return {
+            "state": self.state,
+            "socket": self.socket,
+            "database": self.database,
+            "logs": self.logs,
+            "log": self.server_log,
+            "config": self.config_file,
+        }
+
 
 def folders(environ: Mapping[str, str] | None = None) -> Folders:
     """Return the instance's folders: ``UPDRAFT_HOME``'s, or the user's own."""
@@ -52,7 +70,14 @@ def folders(environ: Mapping[str, str] | None = None) -> Folders:
         config = os.path.join(
             environ.get("XDG_CONFIG_HOME") or os.path.join(user, ".config"), "updraft"
         )
-    return Folders(os.path.join(state, machine_key()), config)
+    found = Folders(os.path.join(state, machine_key()), config)
+    found.config_file = environ.get("UPDRAFT_CONFIG") or found.config_file
+    return found
+
+
+def use_config(path: str) -> None:
+    """Make this process, and the servers that follow it, read ``path`` as configuration."""
+    os.environ["UPDRAFT_CONFIG"] = os.path.abspath(path)
 
 
 def machine_key() -> str:

@@ -1,10 +1,14 @@
-"""``ubatch``: submits a job and prints its id."""
+"""``ubatch``: submits a job, prints its id, and if asked follows it to its end."""
 
 from __future__ import annotations
 
+import os
 import select
+import sys
+import threading
+import time
 
-from updraft import bootstrap_client
+from updraft import bootstrap_client, errors
 from updraft.sdk.session import Session
 from updraft.wire import frames
 
@@ -15,16 +19,97 @@ if TYPE_CHECKING:
     from updraft.cli.launch_options import LaunchOptions
     from updraft.settings import Folders
 
+_RETRY_SECONDS = 30.0
+
 
 def submit(body: dict[str, Any], folders: Folders, program: str, options: LaunchOptions) -> int:
-    """Submit, print the job's id alone on stdout, and follow the job if asked."""
-    session = Session(body)
-    session.connect(bootstrap_client.connect(folders))
+    """Submit, print the job's id alone on stdout, and follow the job if asked.
+
+    Returns 0 or, when following, the exit code of the job.
+    """
+    talk = _Talk(program, quiet=options.quiet)
+    job = _submit(body, folders, talk)
+    print(job, flush=True)
+    return _follow(job, talk) if options.follow else 0
+
+
+class _Talk:
+    """Lines for the person."""
+
+    def __init__(self, program: str, *, quiet: bool) -> None:
+        self.program = program
+        self._quiet = quiet
+
+    def say(self, message: str) -> None:
+        if not self._quiet:
+            self.insist(message)
+
+    def insist(self, message: str) -> None:
+        """Say it even when told to be quiet."""
+        sys.stderr.write(f"{self.program}: {message}\n")
+        sys.stderr.flush()
+
+
+def _submit(body: dict[str, Any], folders: Folders, talk: _Talk) -> str:
+    """Return the job's id once it is stored.  The key makes asking twice one job."""
+    until = time.monotonic() + _RETRY_SECONDS
+    pause = 0.01
+    while True:
+        session = Session(body)
+        try:
+            session.connect(bootstrap_client.connect(folders, talk.say))
+            return _accepted(session, talk)
+        except ConnectionError as error:
+            if time.monotonic() > until:
+                raise errors.ServerLost(
+                    f"the server went away before it stored the job ({error}); see: updraft doctor"
+                ) from error
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.25)
+
+
+def _accepted(session: Session, talk: _Talk) -> str:
     while session.job is None:
         select.select([session.socket], [session.socket] if session.wants_write else [], [])
         session.flush()
-        for kind, _, _ in session.receive():
-            if kind == frames.ACCEPTED:
-                break
-    print(session.job, flush=True)
-    return 0
+        for kind, _, body in session.receive():
+            if kind == frames.NOTICE:
+                talk.say(body["message"])
+    return session.job
+
+
+def _follow(job: str, talk: _Talk) -> int:
+    """Show state changes and output to the job's end; Ctrl-C leaves it alone."""
+    from updraft.cli import exit_codes, logs  # noqa: PLC0415 - only when following
+    from updraft.sdk.client import Client  # noqa: PLC0415
+
+    states = threading.Thread(target=_show_states, args=(job, talk), daemon=True)
+    try:
+        with Client() as client:
+            states.start()
+            logs.show(client.logs(job, follow=True), talk.program)
+            ended = client.wait(job)
+        states.join()
+    except KeyboardInterrupt:
+        talk.insist(
+            f"job {job} goes on; to follow it again: updraft logs -f {job}; "
+            f"to cancel it: updraft job cancel {job}"
+        )
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        talk.say(f"nobody reads the output any more; job {job} goes on")
+        return 128 + 13
+    return exit_codes.of_job(str(ended.state), ended.exit_code)
+
+
+def _show_states(job: str, talk: _Talk) -> None:
+    from updraft.cli.output import text  # noqa: PLC0415 - only when following
+    from updraft.sdk.client import Client  # noqa: PLC0415
+
+    try:
+        with Client() as client:
+            for event in client.events(job):
+                talk.say(f"job {job} {event.kind}: {text.printable(event.message)}")
+    except errors.UpdraftError as error:
+        talk.insist(error.message)

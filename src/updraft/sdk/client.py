@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 
+import updraft
 from updraft import bootstrap_client, errors, settings
 from updraft.sdk.transport import SocketTransport
 from updraft.wire import frames, schemas
@@ -28,6 +29,7 @@ _STOPPED_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
 _PAGE = 200
 
+A = TypeVar("A", bound=schemas.Answer)
 Params = dict[str, str | int | float | bool | Sequence[str]]
 
 
@@ -112,7 +114,7 @@ class Client:
         while left is None or left > 0:
             params["limit"] = _PAGE if left is None else min(left, _PAGE)
             answer = self._ask("GET", "/jobs", params=params)
-            page = schemas.JobPage.model_validate_json(answer)
+            page = _read(schemas.JobPage, answer)
             yield from page.jobs
             if page.next_cursor is None:
                 return
@@ -160,7 +162,7 @@ class Client:
                 with self._stream(_path(job_id, "events"), params) as answer:
                     for line in answer.iter_lines():
                         self._broke_at = None
-                        event = schemas.Event.model_validate_json(line)
+                        event = _read(schemas.Event, line)
                         after = event.serial
                         yield event
             except httpx.TransportError as error:
@@ -172,16 +174,18 @@ class Client:
         self,
         job_id: str,
         *,
+        streams: Sequence[str] = (),
         tail: int | None = None,
         since: datetime | None = None,
         follow: bool = False,
     ) -> Iterator[LogPiece]:
         """Yield what a job wrote, stdout and stderr in their order; with ``follow`` to its end.
 
-        ``tail``: only the last lines; ``since``: only what was written then or later (an aware
-        time).  Both are about the attempt that is the last when it is asked.
+        ``streams``: of ``stdout`` and ``stderr``, only these; ``tail``: only the last lines;
+        ``since``: only what was written then or later (an aware time).  Both are about the attempt
+        that is the last when it is asked.
         """
-        params: Params = {"follow": follow}
+        params: Params = {"follow": follow, "stream": list(streams)}
         if tail is not None:
             params["tail"] = tail
         if since is not None:
@@ -197,7 +201,11 @@ class Client:
                 self._pause(error)
                 reading.interrupted()
                 if reading.attempt:
-                    params = {"follow": follow, **reading.position()}
+                    params = {
+                        "follow": follow,
+                        "stream": list(streams),
+                        **reading.position(),
+                    }
             else:
                 return
 
@@ -213,7 +221,7 @@ class Client:
 
     def status(self) -> schemas.Status:
         """Return the state of server and runner."""
-        return schemas.Status.model_validate_json(self._ask("GET", "/status"))
+        return _read(schemas.Status, self._ask("GET", "/status"))
 
     def stop(self, mode: schemas.StopMode = "refuse") -> None:
         """Stop the server and its runner; answers when all jobs have ended."""
@@ -343,7 +351,18 @@ def _path(job_id: str, *rest: str) -> str:
 
 
 def _job(data: bytes) -> schemas.Job:
-    return schemas.Job.model_validate_json(data)
+    return _read(schemas.Job, data)
+
+
+def _read(kind: type[A], data: bytes | str) -> A:
+    """Return an answer.  A server of another release may leave out what we need."""
+    try:
+        return kind.model_validate_json(data)
+    except ValueError as error:
+        raise errors.WrongVersion(
+            f"the server's answer is not one that updraft {updraft.__version__} understands; if it "
+            "is of another release, end it: updraft stop"
+        ) from error
 
 
 def _check(answer: httpx.Response) -> None:

@@ -94,6 +94,9 @@ class JobSummary(Answer):
     directory: str
     environment: list[str] = Field(description="names that -e set; values are never shown")
     labels: Labels
+    attached: bool = Field(description="whether it was submitted by a client that stays with it")
+    terminal: bool = Field(description="whether it has a terminal, and not pipes")
+    stdin: bool = Field(description="whether it reads its client's input, and not an empty one")
     resources: Resources
     time_limit_seconds: float | None
     retries: int

@@ -81,6 +81,9 @@ def _summary(view: JobView) -> dict[str, Any]:
         "directory": text(command["directory"]),
         "environment": sorted(text(name) for name in names),
         "labels": json.loads(row["labels"]),
+        "attached": row["attached"],
+        "terminal": command["tty"] is not None,
+        "stdin": command["stdin"],
         "resources": schemas.Resources(
             cpus=row["cpus_milli"] / 1000,
             memory_bytes=row["memory_bytes"] or None,

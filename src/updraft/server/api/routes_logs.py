@@ -19,6 +19,7 @@ _MAX_OFFSET = 1 << 62
 _NUMBERS = {name: stream for stream, name in NAMES.items()}
 
 StreamName = Literal["stdout", "stderr"]
+Streams = Annotated[list[StreamName], Query(description="only these")]
 Attempt = Annotated[int | None, Query(ge=1, description="begin with this one, not with the last")]
 Offset = Annotated[int, Query(ge=0, lt=_MAX_OFFSET)]
 Tail = Annotated[int | None, Query(ge=0, le=MAX_TAIL, description="only the last lines")]
@@ -41,6 +42,7 @@ def make_router(logs: Logs) -> APIRouter:
     async def both(
         who: Who,
         job: JobId,
+        stream: Streams = [],  # noqa: B006 - FastAPI copies it
         attempt: Attempt = None,
         stdout: Offset = 0,
         stderr: Offset = 0,

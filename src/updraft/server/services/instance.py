@@ -66,14 +66,7 @@ class Instance:
                 "gpus": runner.devices if runner is not None else [],
             },
             "jobs": {"running": counts[State.RUNNING], "in_queue": counts[State.IN_QUEUE]},
-            "paths": {
-                "state": self._folders.state,
-                "socket": self._folders.socket,
-                "database": self._folders.database,
-                "logs": self._folders.logs,
-                "log": self._folders.server_log,
-                "config": self._folders.config_file,
-            },
+            "paths": self._folders.paths(),
         }
 
     async def stop(self, who: Principal, mode: str) -> None:

@@ -1,0 +1,66 @@
+"""The tree of ``updraft`` commands.  Each is loaded when it is called, from a file of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from updraft import errors
+from updraft.cli import exit_codes
+from updraft.cli.lazy import LazyGroup
+from updraft.cli.output import speech
+
+ROOT = LazyGroup(
+    "updraft",
+    "Run any command on any pool of compute as if it were local.",
+    {
+        "run": ("updraft.cli.launch_commands:run", "run a command as if it were local (urun)"),
+        "batch": ("updraft.cli.launch_commands:batch", "leave a command running (ubatch)"),
+        "job": ("updraft.cli.job:command", "list, show, wait, watch, cancel, extend, rerun"),
+        "logs": ("updraft.cli.logs:command", "show what a job wrote"),
+        "attach": ("updraft.cli.attach:command", "take over a running job's input and output"),
+        "exec": ("updraft.cli.exec:command", "run a second process beside a running job"),
+        "serve": ("updraft.cli.serve:command", "run the server in the foreground"),
+        "status": ("updraft.cli.status:command", "show the server, its runner and their paths"),
+        "stop": ("updraft.cli.stop:command", "stop the server and its runner"),
+        "doctor": ("updraft.cli.doctor:command", "check what is installed, reachable and allowed"),
+        "help": ("updraft.cli.help:command", "explain exit-codes"),
+        "completion": (
+            "updraft.cli.completion:command",
+            "print a completion script for your shell",
+        ),
+    },
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command and return its exit code; whatever goes wrong is one line on stderr."""
+    speech.prepare_output()
+    try:
+        code: Any = ROOT.main(arguments or ["--help"], prog_name="updraft", standalone_mode=False)
+        sys.stdout.flush()
+    except NoArgsIsHelpError as error:
+        sys.stderr.write(error.format_message() + "\n")
+        return exit_codes.USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "updraft"
+        said = error.format_message().rstrip(".")
+        speech.say(f"{said[:1].lower()}{said[1:]}; see: {path} --help", path)
+        return exit_codes.USAGE
+    except click.ClickException as error:
+        speech.say(error.format_message())
+        return exit_codes.FAILED_REQUEST
+    except errors.UpdraftError as error:
+        speech.say(error.message)
+        return exit_codes.FAILED_REQUEST
+    except (KeyboardInterrupt, click.Abort):
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough; nothing of ours is to fail again at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    return code if isinstance(code, int) else exit_codes.OK

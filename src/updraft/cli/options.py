@@ -1,0 +1,73 @@
+"""Options and arguments that several commands have."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from updraft import errors, quantities
+from updraft.cli.output import speech
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from updraft.sdk.client import Client
+
+Callback = Callable[..., Any]
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def duration(value: str) -> float:
+    """Read ``90s``, ``15m``, ``2h`` …, as seconds; a type of options and arguments."""
+    try:
+        return quantities.parse_duration(value)
+    except errors.BadRequest as error:
+        raise click.BadParameter(error.message) from error
+
+
+def client(*, start: bool = True) -> Client:
+    """Return a client; ``start``: a server that is not there is started, which is said."""
+    from updraft.sdk.client import Client  # noqa: PLC0415 - after the command line is known good
+
+    return Client(start=start, say=speech.say)
+
+
+def _complete_jobs(
+    _context: click.Context, _parameter: click.Parameter, beginning: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem  # noqa: PLC0415
+
+    try:
+        with client(start=False) as asked:
+            found = list(asked.jobs(limit=100))
+    except errors.UpdraftError:
+        return []
+    return [
+        CompletionItem(job.id, help=job.name or " ".join(job.command)[:40])
+        for job in found
+        if job.id.startswith(beginning)
+    ]
+
+
+job_id = click.argument("job_id", metavar="ID", shell_complete=_complete_jobs)
+job_ids = click.argument(
+    "job_ids", metavar="ID…", nargs=-1, required=True, shell_complete=_complete_jobs
+)
+
+
+def exits_as_its_job(callback: Callback) -> Callback:
+    """Let Updraft's own failures exit with 125: any lower code could be the command's."""
+
+    @functools.wraps(callback)
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        try:
+            return callback(*arguments, **options)
+        except errors.UpdraftError as error:
+            speech.say(error.message)
+            return error.exit_code
+
+    return guarded

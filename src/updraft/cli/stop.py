@@ -1,0 +1,71 @@
+"""``updraft stop``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from updraft import errors, settings
+from updraft.cli import exit_codes, options
+from updraft.cli.output import speech
+
+if TYPE_CHECKING:
+    from updraft.wire.schemas import StopMode
+
+_END_SECONDS = 30.0
+_LOOK_AGAIN_SECONDS = 0.02
+
+
+@click.command
+@click.option("--drain", "mode", flag_value="drain", help="Wait until all jobs have ended.")
+@click.option("--cancel", "mode", flag_value="cancel", help="Cancel all jobs.")
+def command(mode: StopMode | None) -> int:
+    """Stop the server and its runner; refused while jobs live, unless told what to do with them.
+
+    While it drains, no new job is taken; Ctrl-C leaves it draining.
+    """
+    folders = settings.folders()
+    # A runner without its server is about to start it again: that one is stopped.
+    with options.client(start=_held(_keeper_lock(folders))) as client:
+        if not client.running() and not _held(_keeper_lock(folders)):
+            speech.say("the server is not running")
+            return exit_codes.OK
+        if mode == "drain":
+            jobs = client.status().jobs
+            if count := jobs.running + jobs.in_queue:
+                speech.say(f"waiting for {count} job{'' if count == 1 else 's'} to end")
+        client.stop(mode or "refuse")
+    until = time.monotonic() + _END_SECONDS
+    for lock in (folders.server_lock, _keeper_lock(folders)):
+        while _held(lock):
+            if time.monotonic() > until:
+                raise errors.Unavailable(
+                    f"the server was told to stop but has not ended; see {folders.server_log}"
+                )
+            time.sleep(_LOOK_AGAIN_SECONDS)
+    speech.say("stopped")
+    return exit_codes.OK
+
+
+def _keeper_lock(folders: settings.Folders) -> str:
+    return str(Path(folders.runner) / "keeper.lock")
+
+
+def _held(path: str) -> bool:
+    """Whether a process lives that holds this lock."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
