@@ -97,6 +97,7 @@ class Server:
         execution.closing = True
         listener.close()
         await execution.settle()
+        await http.finish()
         await database.close()
         keys.close()
         log.info("stopped")
