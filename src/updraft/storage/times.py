@@ -1,9 +1,9 @@
 """The time index beside a task's output: when which part of which stream was written.
 
-The keeper appends a record at the first bytes of a stream, and then at most every tenth of a
-second, or every 5 ms where the streams take turns.  A record says *from this offset on, the stream
-was written at this time or later*.  Readers use it to put the two streams into one order and to
-find where a moment lies; both are as precise as the index is.
+A stream gets a record at its first bytes, and then at most every tenth of a second, or every 5 ms
+where the streams take turns.  A record says *from this offset on, the stream was written at this
+time or later*.  Readers use it to put the two streams into one order, right to 5 ms, and to find
+where a moment lies, to a tenth of a second.
 
 Standard library only: the keeper writes the file, the server reads it.
 """
@@ -30,6 +30,35 @@ _BLOCK_RECORDS = 4096
 
 Range = tuple[int, int, int]
 """(stream, from, to)."""
+
+
+class TimesWriter:
+    """Appends to the index of one folder."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = os.path.join(folder, NAME)
+        self._noted_ns: dict[int, int] = {}
+        self._last = -1
+
+    def note(self, now_ns: int, stream: int, offset: int) -> None:
+        """Note that ``stream`` goes on from ``offset``; what cannot be written is left out."""
+        since = now_ns - self._noted_ns.get(stream, -GAP_NS)
+        if 0 <= since < (GAP_NS if stream == self._last else SWITCH_NS):
+            return
+        self._noted_ns[stream], self._last = now_ns, stream
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            fd = os.open(self._path, flags, 0o600)
+        except OSError:
+            return
+        try:
+            if os.write(fd, RECORD.pack(now_ns, stream, offset)) < RECORD.size:
+                # Readers count in whole records.
+                os.ftruncate(fd, os.fstat(fd).st_size // RECORD.size * RECORD.size)
+        except OSError:
+            pass  # a full disk; output itself waits for room, its times need not
+        finally:
+            os.close(fd)
 
 
 def records(folder: str, start: int = 0) -> Iterator[tuple[int, int, int]]:
@@ -94,9 +123,6 @@ class _Cursor:
         self._records = records(folder, head.next_record)
         self._stream = stream
         self._following: tuple[int, int] | None = None
-        if not head.time_ns:
-            # A beginning without a record of its own came just behind the very first record.
-            head.time_ns = next((noted_ns + 1 for noted_ns, _, _ in records(folder)), 0)
         self._next()
 
     def settle(self, position: int, length: int) -> int:
@@ -122,17 +148,17 @@ def since(folder: str, time_ns: int, lengths: dict[int, int]) -> dict[int, int]:
     Precise to about a tenth of a second, in favour of showing more.
     """
     found: dict[int, int] = {}
-    last: tuple[int, int, int] | None = None
-    for record in records(folder):
-        noted_ns, stream, offset = record
+    last: dict[int, tuple[int, int]] = {}
+    for noted_ns, stream, offset in records(folder):
         if noted_ns < time_ns:
-            last = record
-            found.clear()  # the clock was set back: what counts is the last time it passed
-        elif stream in lengths:
+            last[stream] = (noted_ns, offset)
+            found.pop(stream, None)  # the clock was set back: what counts is its last passing
+        else:
             found.setdefault(stream, offset)
-    if last is not None and time_ns - last[0] < GAP_NS and last[1] in lengths:
-        # What followed this record within its gap has none of its own.
-        found[last[1]] = min(found.get(last[1], last[2]), last[2])
+    for stream, (noted_ns, offset) in last.items():
+        if time_ns - noted_ns < GAP_NS:
+            # What followed this record within its gap has none of its own.
+            found[stream] = min(found.get(stream, offset), offset)
     return {stream: found.get(stream, length) for stream, length in lengths.items()}
 
 

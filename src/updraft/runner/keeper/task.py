@@ -12,6 +12,7 @@ import time
 
 from updraft.runner.keeper.leader import fork_leader
 from updraft.storage.segments import SegmentWriter
+from updraft.storage.times import TimesWriter
 from updraft.wire import frames
 from updraft.wire.packing import unpack_dict
 
@@ -38,10 +39,6 @@ _BUFFER: Final = memoryview(bytearray(1 << 20))
 """What is read lies here until it is spooled: one buffer for all, as the keeper has one thread."""
 
 _DISK_RETRY_SECONDS = 1.0
-_INDEX_GAP_NS = 100_000_000
-_INDEX_SWITCH_NS = 5_000_000
-INDEX_RECORD: Final = struct.Struct("<QBQ")
-"""One line of a task's time index: (unix time in ns, stream, offset of the stream then)."""
 
 
 class IdleLeader:
@@ -88,9 +85,7 @@ class Task:
             stream: _Output(self, stream, folder, name)
             for stream, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr"))
         }
-        self._index_path = os.path.join(folder, "times")
-        self._index_at = 0
-        self._index_stream = -1
+        self._times = TimesWriter(folder)
         self._stdin: int | None = None
         self._input = bytearray()
         self._input_written = 0  # handed to the kernel
@@ -398,13 +393,7 @@ class Task:
 
     def spooled(self, output: _Output) -> None:
         """Bytes of a stream were stored: tell of them, and note the time."""
-        now = time.time_ns()
-        since = now - self._index_at
-        switched = output.stream != self._index_stream and since >= _INDEX_SWITCH_NS
-        if switched or since >= _INDEX_GAP_NS:
-            self._index_at, self._index_stream = now, output.stream
-            with open(self._index_path, "ab") as index:
-                index.write(INDEX_RECORD.pack(now, output.stream, output.told))
+        self._times.note(time.time_ns(), output.stream, output.told)
         output.told = output.spool.length
         channel = frames.stream_channel(self.attempt, output.stream)
         self._events.grew(channel, output.spool.length)
