@@ -26,6 +26,9 @@ KEPT_ENVIRONMENT = (
 )
 """What the background processes keep of the environment that happened to start them."""
 
+BACKGROUND_MARK = "UPDRAFT_BACKGROUND"
+"""A variable that they have and tasks have not: by it a keeper spares a server among orphans."""
+
 
 class Folders:
     """The folders and files of one instance.  All are text paths; none is made by looking."""
@@ -120,7 +123,12 @@ def background_environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     if "UPDRAFT_HOME" in kept:
         kept["UPDRAFT_HOME"] = os.path.abspath(kept["UPDRAFT_HOME"])
-    return {"PATH": os.defpath + ":/usr/local/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8", **kept}
+    return {
+        "PATH": os.defpath + ":/usr/local/bin:/usr/sbin:/sbin",
+        "LC_ALL": "C.UTF-8",
+        BACKGROUND_MARK: "1",
+        **kept,
+    }
 
 
 class ServerSettings:

@@ -15,23 +15,24 @@ def last_lines(reader: SegmentReader, start: int, end: int, count: int) -> list[
     """
     found: list[int] = []
     block_end = end
-    # A newline that ends the stream begins no line.
-    ignored = end - 1
+    behind = -1  # where what is stored behind the piece begins
     while block_end > start and len(found) < count:
         block_start = max(start, block_end - _BLOCK_BYTES)
         for at, data in reversed(_pieces(reader, block_start, block_end)):
             index = len(data)
             while len(found) < count and (index := data.rfind(b"\n", 0, index)) >= 0:
-                if at + index != ignored:
+                # One that ends the stream, or that a cut follows, begins no line.
+                if index + 1 < len(data) or at + index + 1 == behind:
                     found.append(at + index + 1)
             cut_before = at > block_start or (at > start and reader.read(at - 1, 1)[0] != at - 1)
-            if cut_before and len(found) < count and at not in found[-1:]:
+            if cut_before and len(found) < count:
                 found.append(at)
+            behind = at
         block_end = block_start
     if len(found) < count and end > start:
         at, data = reader.read(start, 1)
         if data and at < end and at not in found[-1:]:
-            found.append(at)
+            found.append(at)  # the first line
     return found[::-1]
 
 

@@ -99,7 +99,7 @@ class Merge:
             for stream, length in lengths.items()
         }
         while ready := [stream for stream in lengths if self.positions[stream] < ends[stream]]:
-            stream = min(ready, key=lambda each: self._heads[each].time_ns)
+            stream = min(ready, key=lambda each: self._heads[each].next_record)
             start, end = self.positions[stream], ends[stream]
             self.positions[stream] = end
             yield stream, start, end
@@ -107,10 +107,9 @@ class Merge:
 
 
 class _Head:
-    """Where a stream stands in the index: the record that covers its position."""
+    """Where a stream stands in the index: behind the record that covers its position."""
 
     def __init__(self) -> None:
-        self.time_ns = 0
         self.next_record = 0
 
 
@@ -122,23 +121,22 @@ class _Cursor:
         self._number = head.next_record
         self._records = records(folder, head.next_record)
         self._stream = stream
-        self._following: tuple[int, int] | None = None
+        self._following: int | None = None
         self._next()
 
     def settle(self, position: int, length: int) -> int:
         """Move to the record that covers ``position``; return where its bytes end."""
-        while self._following is not None and self._following[1] <= position:
-            self._head.time_ns = self._following[0]
+        while self._following is not None and self._following <= position:
             self._head.next_record = self._number
             self._next()
-        return length if self._following is None else min(length, self._following[1])
+        return length if self._following is None else min(length, self._following)
 
     def _next(self) -> None:
         self._following = None
-        for time_ns, stream, offset in self._records:
+        for _, stream, offset in self._records:
             self._number += 1
             if stream == self._stream:
-                self._following = (time_ns, offset)
+                self._following = offset
                 return
 
 
@@ -170,16 +168,16 @@ def last_marks(folder: str, marks: dict[int, list[int]], count: int) -> dict[int
     """
     order: list[tuple[int, int, int]] = []
     for stream, offsets in marks.items():
-        order += ((time_ns, stream, offset) for time_ns, offset in _dated(folder, stream, offsets))
+        order += ((record, stream, offset) for record, offset in _placed(folder, stream, offsets))
     order.sort()
     shown = order[-count:] if count else []
     nothing: dict[int, int | None] = dict.fromkeys(marks)
     return nothing | {stream: offset for _, stream, offset in reversed(shown)}
 
 
-def _dated(folder: str, stream: int, offsets: Iterable[int]) -> Iterator[tuple[int, int]]:
-    cursor_head = _Head()
-    cursor = _Cursor(folder, stream, cursor_head)
+def _placed(folder: str, stream: int, offsets: Iterable[int]) -> Iterator[tuple[int, int]]:
+    head = _Head()
+    cursor = _Cursor(folder, stream, head)
     for offset in offsets:
         cursor.settle(offset, offset)
-        yield cursor_head.time_ns, offset
+        yield head.next_record, offset

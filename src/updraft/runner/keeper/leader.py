@@ -42,6 +42,7 @@ _IGNORED = (
 )
 _MAX_FD = 1 << 20
 _KILL_AGAIN_SECONDS = 0.05
+_MAX_WAIT_SECONDS = 3600.0  # poll takes no more than 24 days
 
 
 def fork_leader() -> tuple[int, socket.socket]:
@@ -110,7 +111,8 @@ class _Leader:
     def _wait_ms(self) -> int | None:
         if self._kill_at is None:
             return None
-        return max(0, int((self._kill_at - time.monotonic()) * 1000) + 1)
+        seconds = min(self._kill_at - time.monotonic(), _MAX_WAIT_SECONDS)
+        return max(0, int(seconds * 1000) + 1)
 
     def _drain_wake(self) -> None:
         try:
@@ -183,14 +185,16 @@ class _Leader:
                 pass
         try:
             os.killpg(self._main, number)
-        except (ProcessLookupError, PermissionError):
+        except (OSError, OverflowError):  # gone, another user's by now, or no signal at all
             return
 
     def _end_tree(self, grace_seconds: float) -> None:
         if self._main is None:
             return
         processes.end_descendants(signal.SIGTERM if grace_seconds > 0 else signal.SIGKILL)
-        self._kill_at = time.monotonic() + grace_seconds
+        # To ask again can bring the end forward, and never puts it off.
+        kill_at = time.monotonic() + grace_seconds
+        self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
 
     # -- the tree
 

@@ -119,6 +119,15 @@ def start_time(pid: int) -> int | None:
     return int(fields[fields.rindex(b")") + 2 :].split()[19])
 
 
+def has_variable(pid: int, name: str) -> bool:
+    """Whether a process was started with ``name`` in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return any(entry.startswith(name.encode() + b"=") for entry in environ.read().split(b"\0"))
+    except OSError:
+        return False
+
+
 def boot_id() -> str:
     """Return the identity of this boot of the machine, empty where the system has none."""
     try:

@@ -47,6 +47,15 @@ class IdleLeader:
     def __init__(self) -> None:
         self.pid, self.socket = fork_leader()
 
+    def alive(self) -> bool:
+        """Whether it still listens: it has nothing to say before it has a task."""
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
 
 class Task:
     """An attempt from its SPAWN to its end; calls back into the keeper through ``Events``.
@@ -71,6 +80,8 @@ class Task:
         self.why: str | None = None
         self.grace_seconds: float = spec["grace_ms"] / 1000
         self.deadline: float | None = None
+        self._limit_seconds: float | None = None
+        self.set_limit(spec["deadline_ms"])
         self.retry_disk_at: float | None = None
         self.leader: IdleLeader | None = None
         self.slot: Slot | None = None
@@ -206,13 +217,13 @@ class Task:
             self.why = why
         self._tell_leader(frames.KILL, {"grace_ms": int(grace_seconds * 1000)})
 
-    def set_deadline(self, seconds: float | None) -> None:
-        """Limit the run to ``seconds`` from its start; None lifts the limit."""
-        if seconds is None or self.started_at is None:
-            self.deadline = None
-            return
-        ran = (time.time_ns() - self.started_at) / 1e9
-        self.deadline = time.monotonic() + seconds - ran
+    def set_limit(self, limit_ms: int | None) -> None:
+        """Limit the run to so long from its start, which may be to come; None lifts the limit."""
+        self._limit_seconds = None if limit_ms is None else limit_ms / 1000
+        self.deadline = None
+        if self._limit_seconds is not None and self.started_at is not None:
+            ran = (time.time_ns() - self.started_at) / 1e9
+            self.deadline = time.monotonic() + self._limit_seconds - ran
 
     # -- what the keeper reports
 
