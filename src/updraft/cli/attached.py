@@ -5,8 +5,10 @@ On the launch path: imports only what the import-set test allows.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import stat
 import sys
 import time
 
@@ -58,6 +60,8 @@ class Attached:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._started = False
         self._detached = False
+        self._stop: dict[str, Any] | None = None
+        self._continued = False
         self._last_break = -RECONNECT_SECONDS
         self._break_began = 0.0
 
@@ -122,7 +126,10 @@ class Attached:
 
     def _handle(self, kind: int, stream: int, payload: Any) -> None:
         if kind == frames.DATA:
+            if not self._started and self._terminal is not None:
+                self._terminal.make_raw()  # its output may be here before the word that it started
             self._write(stream, payload)
+            self._stop_if_due()
         elif kind == frames.GREW:
             self.say(f"{payload} bytes of output were cut: the stored stream was over its quota")
         elif kind == frames.CLOSE:
@@ -134,7 +141,8 @@ class Attached:
                 self._terminal.make_raw()
         elif kind == frames.STOPPED:
             if self._terminal is not None:
-                self._stop_myself()
+                self._stop = payload
+                self._stop_if_due()
         elif kind == frames.NOTICE:
             self.say(payload["message"])
 
@@ -149,14 +157,22 @@ class Attached:
             self.say(f"the {name} limit is not enforced on this machine; see: updraft doctor")
 
     def _write(self, stream: int, data: bytes | memoryview) -> None:
-        view = memoryview(data)
         fd = self._outputs.get(stream)
+        if self._terminal is not None and not self._terminal.raw:
+            # In the background our terminal is not raw, and ends the lines itself.
+            data = bytes(data).replace(b"\r\n", b"\n")
+        view = memoryview(data)
         while view and fd is not None:
             try:
                 view = view[os.write(fd, view) :]
             except BlockingIOError:  # somebody made it non-blocking: wait as if it were not
                 select.select([], [fd], [])
-            except OSError:  # the reader is gone (EPIPE), or the terminal (EIO)
+            except OSError as error:
+                if error.errno not in (errno.EPIPE, errno.EIO):
+                    raise errors.UpdraftError(
+                        f"cannot write the command's output: {error.strerror}; it was hung up"
+                    ) from error
+                # The reader is gone, or the terminal.
                 del self._outputs[stream]
                 self._session.close_output(stream)
                 return
@@ -256,19 +272,39 @@ class Attached:
     def _continue_on_terminal(self) -> None:
         if self._terminal is None or not self._started:
             return
+        self._continued = True
         if self._terminal.foreground():
             self._terminal.make_raw()
             rows, columns = self._terminal.size()
             self._session.send(frames.RESIZE, {"rows": rows, "columns": columns})
-            self._session.send(frames.SIGNAL, {"signal": int(signal.SIGCONT)})
+        self._session.send(frames.SIGNAL, {"signal": int(signal.SIGCONT)})
 
-    def _stop_myself(self) -> None:
+    def _stop_if_due(self) -> None:
+        """Stop once all is shown that the command wrote before it was stopped."""
+        stop = self._stop
+        if stop is None or any(
+            self._session.got[stream] < stop.get(name, 0)
+            for stream, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr"))
+        ):
+            return
+        self._stop = None
+        self._stop_myself(stop["signal"])
+
+    def _stop_myself(self, number: int) -> None:
         """The command was stopped from its terminal: so are we, and the shell takes over."""
         if self._terminal is not None:
             self._terminal.restore()
-        before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(0, signal.SIGTSTP)
-        signal.signal(signal.SIGTSTP, before)
+        self._continued = False
+        if number == signal.SIGSTOP:
+            os.kill(os.getpid(), number)
+        else:
+            before = signal.signal(number, signal.SIG_DFL)
+            os.kill(0, number)
+            signal.signal(number, before)
+        # Here we go on: after an fg or bg, or at once where no shell could continue us (the kernel
+        # does not stop an orphaned process group). The command goes on in either case.
+        if not self._continued:
+            self._continue_on_terminal()
 
     def _drain_wake(self) -> None:
         try:
@@ -321,12 +357,24 @@ class Attached:
         except OSError:
             return
 
+    def _end_as_the_command_did(self, code: int | None) -> None:
+        """On a terminal, end by the signal that ended the command.
+
+        The shell sees 128 + N in either case; but a loop ends on Ctrl-C only if the shell sees that
+        its child was interrupted, and only then it says "Killed" or "Segmentation fault".
+        """
+        ended = self._session.ended or {}
+        number = ended.get("signal")
+        if self._terminal is not None and number and code == 128 + number:
+            _die_of(number)
+
     def _exit_code(self) -> int:
         ended = self._session.ended or {}
         state, code = ended.get("state"), ended.get("exit_code")
         if self._terminal is not None:
             self._terminal.restore()
         if state == "SUCCESS":
+            self._end_as_the_command_did(code)
             if code in (errors.EXIT_NOT_FOUND, errors.EXIT_NOT_EXECUTABLE) and not self._started:
                 self.say(ended["message"])
             return int(code if code is not None else errors.EXIT_FAILURE)
@@ -343,11 +391,33 @@ class Attached:
         return errors.EXIT_FAILURE
 
 
-def open_standard_descriptors() -> None:
-    """Make sure that 0, 1 and 2 are open, lest a socket of ours takes their place."""
+def _die_of(number: int) -> None:
+    """End by a signal, without a core dump of ours."""
+    import resource  # noqa: PLC0415 - only here
+
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def open_standard_descriptors() -> list[int]:
+    """Open those of 0, 1 and 2 that are closed, lest a socket of ours takes their place.
+
+    Returns which they were: the command finds them closed, too.
+    """
+    closed = []
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        continue
+        closed.append(fd)
     os.close(fd)
+    return closed
+
+
+def is_one_output() -> bool:
+    """Return whether stdout and stderr are one pipe, socket or file, as after ``2>&1``."""
+    out, err = os.fstat(1), os.fstat(2)
+    return os.path.samestat(out, err) and not stat.S_ISCHR(out.st_mode)
 
 
 def flush_and_exit(code: int) -> None:

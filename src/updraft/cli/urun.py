@@ -24,15 +24,15 @@ _BATCH_RETRIES = 2
 
 def main(arguments: list[str] | None = None, program: str = "urun") -> int:
     """Run ``urun``; ends the process with the command's exit code."""
-    attached.open_standard_descriptors()
-    attached.flush_and_exit(_main(_arguments(arguments), program, batch=False))
+    closed = attached.open_standard_descriptors()
+    attached.flush_and_exit(_main(_arguments(arguments), program, closed, batch=False))
     return 0
 
 
 def main_batch(arguments: list[str] | None = None, program: str = "ubatch") -> int:
     """Run ``ubatch``; ends the process with 0, or with the command's exit code when following."""
-    attached.open_standard_descriptors()
-    attached.flush_and_exit(_main(_arguments(arguments), program, batch=True))
+    closed = attached.open_standard_descriptors()
+    attached.flush_and_exit(_main(_arguments(arguments), program, closed, batch=True))
     return 0
 
 
@@ -40,7 +40,7 @@ def _arguments(arguments: list[str] | None) -> list[str]:
     return sys.argv[1:] if arguments is None else arguments
 
 
-def _main(arguments: list[str], program: str, *, batch: bool) -> int:
+def _main(arguments: list[str], program: str, closed: list[int], *, batch: bool) -> int:
     try:
         options = launch_options.parse(arguments, batch=batch)
         if options.help:
@@ -51,17 +51,19 @@ def _main(arguments: list[str], program: str, *, batch: bool) -> int:
             return 0
         if batch:
             return _batch(options, program)
-        return _run(options, program)
+        return _run(options, program, closed)
     except errors.UpdraftError as error:
         sys.stderr.write(f"{program}: {error.message}\n")
         return error.exit_code
 
 
-def _run(options: launch_options.LaunchOptions, program: str) -> int:
+def _run(options: launch_options.LaunchOptions, program: str, closed: list[int]) -> int:
     tty = options.tty
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
     body = _submission(options, attached=True)
+    body["closed_fds"] = closed
+    body["one_output"] = not tty and attached.is_one_output()
     if tty:
         terminal = Terminal(0 if os.isatty(0) else 1)
         rows, columns = terminal.size()

@@ -47,7 +47,8 @@ def outcome_of(end: Mapping[str, Any], command: str, memory_bytes: int = 0) -> O
         # The command went on without a child of its: how it fared is for it to say.
         full = f", after one of its processes ran {full}"
     if signal_number:
-        return Outcome(State.SUCCESS, code, f"ended by signal {signal_number}{full}")
+        message = f"ended by signal {signal_number}{full}"
+        return Outcome(State.SUCCESS, code, message, signal_number)
     return Outcome(State.SUCCESS, code, f"exited with {code}{full}")
 
 

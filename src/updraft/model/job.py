@@ -70,6 +70,10 @@ class Command:
     """``KEY=VALUE`` of ``-e``; unlike the forwarded environment they are kept for a rerun."""
     stdin: bool
     terminal: Terminal | None
+    closed_fds: list[int] = field(default_factory=list)
+    """Which of stdin, stdout and stderr the command finds closed."""
+    one_output: bool = False
+    """Whether stdout and stderr are one stream (``2>&1``), so that their order is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class Outcome:
     state: State
     exit_code: int | None
     message: str
+    signal: int | None = None
+    """What ended the command, if a signal did; known only as it ends."""
 
     @property
     def ok(self) -> bool:

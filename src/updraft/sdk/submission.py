@@ -66,6 +66,8 @@ def submission(argv: list[bytes], *, attached: bool) -> dict[str, Any]:
         "environment": b"",
         "set_environment": [],
         "stdin": attached,
+        "closed_fds": [],
+        "one_output": False,
         "tty": None,
         "name": "",
         "labels": {},

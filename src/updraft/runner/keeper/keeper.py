@@ -150,7 +150,7 @@ class Keeper:
             task.kill(order["why"], order["grace_ms"] / 1000)
         elif kind == frames.DEADLINE:
             limit_ms = unpack_dict(bytes(payload))["limit_ms"]
-            task.set_deadline(None if limit_ms is None else limit_ms / 1000)
+            task.set_limit(limit_ms)
 
     def _spawn(self, attempt: int, spec: dict[str, Any]) -> None:
         # P2: whatever is repeated on the way here, an attempt starts once.
@@ -390,15 +390,8 @@ class _AgentConnection:
 
     def flush(self) -> None:
         """Send what the socket takes."""
-        if not self._out and (self._grown or self._taken):
-            for channel, length in self._grown.items():
-                self._out += frames.frame(frames.GREW, channel, length)
-            for channel, offset in self._taken.items():
-                self._out += frames.frame(frames.ACK, channel, offset)
-            self._grown.clear()
-            self._taken.clear()
         try:
-            while self._out:
+            while self._out or self._take_growth():
                 count = self._peer.send(self._out)
                 del self._out[:count]
         except BlockingIOError:
@@ -410,6 +403,16 @@ class _AgentConnection:
         if mask != self._mask:
             self._mask = mask
             self._selector.modify(self._peer, mask, self._ready)
+
+    def _take_growth(self) -> bool:
+        """Turn the latest lengths into frames; return whether there were any."""
+        for channel, length in self._grown.items():
+            self._out += frames.frame(frames.GREW, channel, length)
+        for channel, offset in self._taken.items():
+            self._out += frames.frame(frames.ACK, channel, offset)
+        self._grown.clear()
+        self._taken.clear()
+        return bool(self._out)
 
     def close(self) -> None:
         """End the connection."""

@@ -326,6 +326,8 @@ def _become_command(
         # The status pipe and the descriptors may lie on 0-2 only if ours were closed; they are not.
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
+        for fd in spec["closed_fds"]:
+            os.close(fd)
         high = max(status, 3)
         os.closerange(3, high)
         os.closerange(high + 1, _MAX_FD)
@@ -349,7 +351,8 @@ def _exec(argv: list[bytes], block: bytes) -> None:
     """Replace this process, searching PATH as execvp does; raise ``OSError`` if nothing runs."""
     environment = dict(entry.split(b"=", 1) for entry in block.split(b"\0") if b"=" in entry[1:])
     name = argv[0]
-    if b"/" in name:
+    explicit = b"/" in name
+    if explicit:
         candidates = [name]
     else:
         path = environment.get(b"PATH", os.fsencode(os.defpath))
@@ -362,6 +365,7 @@ def _exec(argv: list[bytes], block: bytes) -> None:
         except OSError as error:
             if error.errno == errno.ENOEXEC:
                 os.execve(b"/bin/sh", [b"/bin/sh", candidate, *argv[1:]], environment)
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR) and failure.errno == errno.ENOENT:
+            passed_over = error.errno in (errno.ENOENT, errno.ENOTDIR) and not explicit
+            if not passed_over and failure.errno == errno.ENOENT:
                 failure = error
     raise failure

@@ -80,8 +80,7 @@ class Task:
         self.why: str | None = None
         self.grace_seconds: float = spec["grace_ms"] / 1000
         self.deadline: float | None = None
-        self._limit_seconds: float | None = None
-        self.set_limit(spec["deadline_ms"])
+        self._limit_ms: int | None = spec["deadline_ms"]
         self.retry_disk_at: float | None = None
         self.leader: IdleLeader | None = None
         self.slot: Slot | None = None
@@ -121,6 +120,7 @@ class Task:
                 "cloned": self.slot is not None and self.slot.cloned,
                 "rlimits": spec["rlimits"],
                 "nice": spec["nice"],
+                "closed_fds": spec["closed_fds"],
                 "directory": spec["directory"],
                 "umask": spec["umask"],
                 "ignored_signals": spec["ignored_signals"],
@@ -166,13 +166,24 @@ class Task:
         else:
             theirs.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
         theirs.append(self._pipe(frames.STDOUT))
-        theirs.append(self._pipe(frames.STDERR))
+        if self.spec["one_output"]:
+            theirs.append(theirs[-1])
+            self._streams[frames.STDERR].closed = True
+        else:
+            theirs.append(self._pipe(frames.STDERR))
 
     def _pipe(self, stream: int) -> int:
         read, write = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(read, False)
         self._streams[stream].fd = read
         return write
+
+    def abandon(self) -> None:
+        """Close all that was opened for a start that failed."""
+        self._hang_up()
+        self._close_input()
+        for output in self._streams.values():
+            output.close()
 
     # -- what the agent says
 
@@ -219,11 +230,11 @@ class Task:
 
     def set_limit(self, limit_ms: int | None) -> None:
         """Limit the run to so long from its start, which may be to come; None lifts the limit."""
-        self._limit_seconds = None if limit_ms is None else limit_ms / 1000
+        self._limit_ms = limit_ms
         self.deadline = None
-        if self._limit_seconds is not None and self.started_at is not None:
+        if limit_ms is not None and self.started_at is not None:
             ran = (time.time_ns() - self.started_at) / 1e9
-            self.deadline = time.monotonic() + self._limit_seconds - ran
+            self.deadline = time.monotonic() + limit_ms / 1000 - ran
 
     # -- what the keeper reports
 
@@ -271,8 +282,8 @@ class Task:
             return
         try:
             self.leader.socket.sendall(frames.message(kind, body))
-        except (BlockingIOError, ConnectionError):
-            # A full socket: thousands of unread signals; one more says nothing new.
+        except OSError:
+            # It is dead, or its socket is full of unread signals: one more says nothing new.
             return
 
     def _hear_leader(self) -> None:
@@ -285,18 +296,22 @@ class Task:
             return
         except ConnectionError:
             chunk = b""
-        if not chunk:
-            self.leader_died()
+        if not chunk:  # it was killed: once it is reaped, the keeper ends what it left
+            self._hang_up()
             return
         for kind, _, _, payload in self._reader.feed(chunk):
             body = unpack_dict(bytes(payload))
             if kind == frames.STARTED:
                 body["unenforced"] = self.unenforced
                 self.pid, self.started_at = body["pid"], body["at"]
-                if self.spec["deadline_ms"] is not None:
-                    self.set_deadline(self.spec["deadline_ms"] / 1000)
+                self.set_limit(self._limit_ms)
             elif kind == frames.STOPPED:
                 self.stopped = True
+                # What it wrote before, and the ^Z that its terminal echoed, is seen before the stop.
+                for output in self._streams.values():
+                    output.read_what_is_there()
+                body["stdout"] = self._streams[frames.STDOUT].spool.length
+                body["stderr"] = self._streams[frames.STDERR].spool.length
             elif kind == frames.CONTINUED:
                 self.stopped = False
             if kind == frames.EXITED:
@@ -305,22 +320,30 @@ class Task:
             else:
                 self._events.said(kind, self, body)
 
-    def leader_died(self) -> None:
-        """The leader was killed: its tree is the keeper's now, and is ended there."""
+    def tree_ended(self) -> None:
+        """The leader was killed, and what it left to the keeper has been ended."""
         if self._exit is None:
             self._exit = {"lost": "its leader process was killed", "at": time.time_ns()}
             self._drain()
 
     def release_leader(self) -> IdleLeader | None:
         """Return the leader if it can lead another task (a pty's leader leads only one)."""
-        leader, self.leader = self.leader, None
-        if leader is None:
+        leader = self.leader
+        if leader is None or self._tty or self._exit is None or "lost" in self._exit:
+            self._hang_up()
+            self.leader = None
             return None
         self._selector.unregister(leader.socket.fileno())
-        if self._tty or self._exit is None or "lost" in self._exit:
-            leader.socket.close()
-            return None
+        self.leader = None
         return leader
+
+    def _hang_up(self) -> None:
+        leader = self.leader
+        if leader is None or leader.socket.fileno() < 0:
+            return
+        if leader.socket.fileno() in self._selector.get_map():
+            self._selector.unregister(leader.socket.fileno())
+        leader.socket.close()
 
     # -- the end
 
@@ -382,8 +405,9 @@ class Task:
         if self._input_end is not None and self._input_written >= self._input_end:
             if self._tty:
                 # The end of piped input on a terminal is the character that means it.
-                os.write(self._stdin, b"\x04")
                 self._input_end = None
+                self._input += b"\x04"
+                self._write_input()
             else:
                 self._close_input()
 
@@ -454,6 +478,12 @@ class _Output:
         self._read()
         if self.spool.length >= self.limit or self._unspooled:
             self._set_watched(False)
+
+    def read_what_is_there(self) -> None:
+        """Read without waiting, as far as the limit allows."""
+        while not self.closed and not self._unspooled and self.spool.length < self.limit:
+            if not self._read():
+                return
 
     def close(self) -> None:
         """Close the descriptor: the stream ends here."""

@@ -62,6 +62,7 @@ class ClientStreams:
             {
                 "state": ended.outcome.state,
                 "exit_code": ended.outcome.exit_code,
+                "signal": ended.outcome.signal,
                 "message": ended.outcome.message,
                 "stdout": ended.lengths[0],
                 "stderr": ended.lengths[1],

@@ -73,6 +73,8 @@ class BesideRuns:
             "argv": argv,
             "set_environment": body["set_environment"],
             "stdin": body["stdin"],
+            "closed_fds": [],
+            "one_output": False,
             "tty": body["tty"],
             "attached": True,
             "limits": [window, window],

@@ -27,6 +27,8 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         rlimits=_typed(body, "rlimits", list),
         ignored_signals=_typed(body, "ignored_signals", list),
         set_environment=_byte_list(body, "set_environment"),
+        closed_fds=[fd for fd in (0, 1, 2) if fd in body.get("closed_fds", ())],
+        one_output=body.get("one_output") is True,
         stdin=_typed(body, "stdin", bool),
         terminal=_terminal(body.get("tty")),
     )
