@@ -380,13 +380,18 @@ class Task:
         if self._stdin is None:
             return
         before = self._input_written
+        full = False
         try:
             while self._input:
                 count = os.write(self._stdin, memoryview(self._input)[:65536])
                 del self._input[:count]
                 self._input_written += count
+            if self._tty and self._input_ended:
+                # The end of piped input on a terminal is the character that means it.
+                os.write(self._stdin, b"\x04")
+                self._input_end = None
         except BlockingIOError:
-            pass
+            full = True
         except OSError:  # the command closed its stdin, or hung up its terminal
             self._close_input()
             self._events.input_closed(frames.stream_channel(self.attempt, frames.STDIN))
@@ -394,29 +399,27 @@ class Task:
         if self._input_written != before:
             channel = frames.stream_channel(self.attempt, frames.STDIN)
             self._events.took(channel, self._input_written)
-        if self._input:
-            if not self._input_watched:
-                self._watch(self._stdin, selectors.EVENT_WRITE, self._write_input)
-                self._input_watched = True
+        self._watch_input(full)
+        if self._input_ended:
+            self._close_input()
+
+    @property
+    def _input_ended(self) -> bool:
+        return self._input_end is not None and self._input_written >= self._input_end
+
+    def _watch_input(self, watched: bool) -> None:
+        if self._stdin is None or watched == self._input_watched:
             return
-        if self._input_watched:
+        self._input_watched = watched
+        if watched:
+            self._watch(self._stdin, selectors.EVENT_WRITE, self._write_input)
+        else:
             self._selector.unregister(self._stdin)
-            self._input_watched = False
-        if self._input_end is not None and self._input_written >= self._input_end:
-            if self._tty:
-                # The end of piped input on a terminal is the character that means it.
-                self._input_end = None
-                self._input += b"\x04"
-                self._write_input()
-            else:
-                self._close_input()
 
     def _close_input(self) -> None:
         if self._stdin is None:
             return
-        if self._input_watched:
-            self._selector.unregister(self._stdin)
-            self._input_watched = False
+        self._watch_input(False)
         os.close(self._stdin)
         self._stdin = None
         self._input.clear()
