@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -65,21 +66,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-def test_the_configuration_page_shows_the_defaults(tmp_path: Path) -> None:
+def test_the_configuration_page_shows_every_key_with_its_default(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     shown = page.partition("```toml\n")[2].partition("```")[0]
     where = settings.folders({"UPDRAFT_HOME": str(tmp_path)})
-    Path(where.config_file).parent.mkdir()
-    Path(where.config_file).write_text(shown)
+    file = Path(where.config_file)
+    file.parent.mkdir()
+    file.write_text(shown)
     assert vars(settings.server_settings(where)) == vars(settings.ServerSettings())
-    every_key = re.findall(r"^(\w+) =", shown, flags=re.M)
-    with pytest.raises(errors.BadConfiguration, match="it has: " + ", ".join(every_key) + "$"):
-        settings.server_settings(_with_unknown_key(where))
-
-
-def _with_unknown_key(where: settings.Folders) -> settings.Folders:
-    Path(where.config_file).write_text("[server]\nno_such_key = 1\n")
-    return where
+    assert vars(settings.runner_settings(where)) == vars(settings.RunnerSettings())
+    for name, table in tomllib.loads(shown).items():
+        file.write_text(f"[{name}]\nno_such_key = 1\n")
+        with pytest.raises(errors.BadConfiguration, match=f"it has: {', '.join(table)}$"):
+            settings.check(where)
 
 
 def test_ids_are_the_same_wherever_they_are_shown() -> None:
