@@ -17,6 +17,10 @@ from updraft.wire.sockets import as_standard, connect_unix
 T = TypeVar("T")
 
 
+class HungUp(AssertionError):
+    """The keeper closed the connection."""
+
+
 class BareAgent:
     """One connection to a keeper, and all that came over it."""
 
@@ -37,7 +41,11 @@ class BareAgent:
         """(kind, attempt) of every other frame."""
         if greet:
             self.send(frames.HELLO, body={"pid": os.getpid()})
-            self.until(lambda: self.report)
+            try:
+                self.until(lambda: self.report)
+            except HungUp:
+                self.close()
+                raise
 
     # -- what the agent says
 
@@ -81,9 +89,11 @@ class BareAgent:
         deadline = time.monotonic() + seconds
         while not (value := seen()):
             left = deadline - time.monotonic()
-            if self.closed or left <= 0:
-                state = "the keeper hung up" if self.closed else f"waited {seconds:g} s"
-                raise AssertionError(f"{state}; {self.started=} {self.ends=} {self.grown=}")
+            if self.closed:
+                raise HungUp(f"{self.started=} {self.ends=} {self.grown=}")
+            if left <= 0:
+                seen_so_far = f"{self.started=} {self.ends=} {self.grown=}"
+                raise AssertionError(f"waited {seconds:g} s; {seen_so_far}")
             self.receive(left)
         return value
 

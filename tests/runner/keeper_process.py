@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.runner.bare_agent import BareAgent
+from tests.runner.bare_agent import BareAgent, HungUp
 from tests.waiting import until, wait_gone
+from updraft import settings
 from updraft.runner.keeper.processes import descendants
 from updraft.wire import frames
 
@@ -35,17 +36,23 @@ class KeeperProcess:
         with (self.folder.parent / "keeper.log").open("ab") as log:
             # The folder of the logs may be on a disk that the test fills.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=settings.background_environment(),
+                start_new_session=True,
             )
         until(self._answers, "the keeper to answer")
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log()
         try:
-            BareAgent(self.socket, greet=False).close()
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        return True
+            agent = BareAgent(self.socket)
+        except (FileNotFoundError, ConnectionRefusedError, HungUp):
+            return False  # not yet there, or a leader of a killed one still has its socket
+        agent.close()
+        return bool(agent.report["pid"] == self.process.pid)
 
     def connect(self, *, greet: bool = True) -> BareAgent:
         """Return a new agent, which is closed in the end."""

@@ -173,6 +173,7 @@ def test_a_restarted_keeper_tells_how_attempts_ended_and_starts_none_again(
     agent.wait_end(3)
     agent.send(frames.FORGET, body={"attempts": [3]})
     agent.wait_output(2, frames.STDOUT, 8)
+    until(lambda: not record(keeper, 3), "the third to be forgotten")
     for pid in keeper.kill():
         wait_gone(pid)
     keeper.start()

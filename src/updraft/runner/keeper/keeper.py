@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 IDLE_LEADERS = 2
 """Leaders forked ahead of need: a launch does not wait for a fork."""
 
+_MAX_WAIT_SECONDS = 3600.0  # epoll takes no more than 24 days
+_KILL_AGAIN_SECONDS = 0.05
 _AGENT_BACKOFF_SECONDS = (0.0, 0.05, 0.2, 1.0, 2.0, 5.0)
 _AGENT_HEALTHY_SECONDS = 10.0
 
@@ -54,6 +56,8 @@ class Keeper:
         self._tasks: dict[int, Task] = {}
         self._ended: dict[int, dict[str, Any]] = {}  # reports of attempts without a task
         self._idle: list[IdleLeader] = []
+        self._bereft: list[Task] = []  # their leaders were killed; what those left is being ended
+        self._kill_again_at: float | None = None
         self._connection: _AgentConnection | None = None
         self._agent_pid: int | None = None
         self._agent_started = 0.0
@@ -169,14 +173,26 @@ class Keeper:
         except OSError as error:
             self._refuse(attempt, spec, f"the runner cannot record it: {error.strerror}")
             return
+        task = None
         try:
             task = Task(attempt, spec, self._selector, self)
-            self._tasks[attempt] = task
             task.slot = self._take_slot(spec)
-            task.start(self._idle.pop() if self._idle else IdleLeader())
-        except OSError as error:
-            self._free_slot(self._tasks.pop(attempt, None))
-            self._refuse(attempt, spec, f"the runner cannot start it: {error.strerror}")
+            task.start(self._take_leader())
+            self._tasks[attempt] = task
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
+            if task is not None:
+                task.abandon()
+                self._free_slot(task)
+            why = error.strerror if isinstance(error, OSError) else repr(error)
+            self._refuse(attempt, spec, f"the runner cannot start it: {why}")
+
+    def _take_leader(self) -> IdleLeader:
+        while self._idle:
+            leader = self._idle.pop()
+            if leader.alive():
+                return leader
+            leader.socket.close()
+        return IdleLeader()
 
     def _take_slot(self, spec: dict[str, Any]) -> Slot | None:
         if "beside" in spec:
@@ -260,6 +276,8 @@ class Keeper:
         for task in self._tasks.values():
             if (due := task.next_tick()) is not None and due <= now:
                 task.tick(now)
+        if self._kill_again_at is not None and now >= self._kill_again_at:
+            self._end_orphans()
         if self._agent_due is not None and now >= self._agent_due and self._agent_pid is None:
             self._start_agent(now)
 
@@ -267,15 +285,20 @@ class Keeper:
         due = [at for task in self._tasks.values() if (at := task.next_tick()) is not None]
         if self._agent_due is not None and self._agent_pid is None:
             due.append(self._agent_due)
+        if self._kill_again_at is not None:
+            due.append(self._kill_again_at)
         if self._slots.again_at is not None and not self._busy():
             due.append(self._slots.again_at)
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return min(max(0.0, min(due) - time.monotonic()), _MAX_WAIT_SECONDS) if due else None
 
     def _fill_leaders(self) -> None:
         if self._leaving or self._busy():
             return
-        while len(self._idle) < IDLE_LEADERS:
-            self._idle.append(IdleLeader())
+        try:
+            while len(self._idle) < IDLE_LEADERS:
+                self._idle.append(IdleLeader())
+        except OSError:
+            pass  # no more processes or descriptors: the next turn tries again
         while len(self._idle) > 4 * IDLE_LEADERS:
             self._idle.pop().socket.close()
         self._slots.tidy()
@@ -286,12 +309,15 @@ class Keeper:
 
     def _start_agent(self, now: float) -> None:
         self._agent_started = now
-        self._agent_pid = os.posix_spawn(
-            self._agent_command[0],
-            self._agent_command,
-            os.environ,
-            setsigdef=[signal.SIGPIPE],
-        )
+        try:
+            self._agent_pid = os.posix_spawn(
+                self._agent_command[0],
+                self._agent_command,
+                os.environ,
+                setsigdef=[signal.SIGPIPE],
+            )
+        except OSError:
+            self._agent_ended()  # no more processes, or it is being upgraded: later
 
     def _reap(self, wake: int) -> None:
         try:
@@ -311,10 +337,9 @@ class Keeper:
         if self._agent_pid in dead:
             self._agent_ended()
         leaders = {task.leader.pid: task for task in self._tasks.values() if task.leader}
-        for pid in dead:
-            if pid in leaders:
-                self._end_orphans()
-                leaders[pid].leader_died()
+        self._bereft += (leaders[pid] for pid in dead if pid in leaders and not leaders[pid].over)
+        if self._bereft:
+            self._end_orphans()
         self._idle = [leader for leader in self._idle if leader.pid not in dead]
 
     def _agent_ended(self) -> None:
@@ -327,16 +352,20 @@ class Keeper:
             self._agent_due = now + _AGENT_BACKOFF_SECONDS[step]
 
     def _end_orphans(self) -> None:
-        """End what a killed leader left to us, its subreaper: our children that we did not fork."""
+        """End what killed leaders left to us, their subreaper; their tasks end after the last."""
         ours = {task.leader.pid for task in self._tasks.values() if task.leader}
         ours |= {leader.pid for leader in self._idle}
         if self._agent_pid is not None:
             ours.add(self._agent_pid)
-        kept = set(ours)
-        for pid in ours:
-            kept.update(processes.descendants(pid))
-        orphans = [pid for pid in processes.descendants(os.getpid()) if pid not in kept]
+        orphans = processes.orphans(ours)
         processes.signal_all(orphans, signal.SIGKILL)
+        if orphans:
+            self._kill_again_at = time.monotonic() + _KILL_AGAIN_SECONDS
+            return
+        self._kill_again_at = None
+        bereft, self._bereft = self._bereft, []
+        for task in bereft:
+            task.tree_ended()
 
     def _adopt_records(self) -> None:
         """Take over what an earlier keeper left: its ends, and its unfinished attempts as lost."""

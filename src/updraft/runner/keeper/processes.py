@@ -11,6 +11,8 @@ import os
 import signal
 import struct
 
+from updraft.settings import BACKGROUND_MARK
+
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NAME = 15
 _SYS_CLONE3 = 435  # the same number on all architectures of Linux that Python runs on
@@ -69,6 +71,25 @@ def descendants(root: int) -> list[int]:
 
     The answer is a moment old: a process that forks meanwhile is met on the next call.
     """
+    return _below([root], _children())
+
+
+def orphans(forked: set[int]) -> list[int]:
+    """Return the processes that came to this one, their subreaper, when their parents ended.
+
+    Those that it ``forked`` itself are none, with all below them; nor is a background process of
+    Updraft's that one of them started.
+    """
+    children = _children()
+    adopted = [
+        pid
+        for pid in children.get(os.getpid(), ())
+        if pid not in forked and not has_variable(pid, BACKGROUND_MARK)
+    ]
+    return adopted + _below(adopted, children)
+
+
+def _children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -81,11 +102,14 @@ def descendants(root: int) -> list[int]:
         # "pid (name) state ppid …"; the name may hold spaces and parentheses
         parent = int(fields[fields.rindex(b")") + 4 :].split(b" ", 1)[0])
         children.setdefault(parent, []).append(int(entry))
+    return children
+
+
+def _below(roots: list[int], children: dict[int, list[int]]) -> list[int]:
     found: list[int] = []
-    layer = children.get(root, [])
-    while layer:
+    layer = roots
+    while layer := [child for pid in layer for child in children.get(pid, ())]:
         found += layer
-        layer = [child for pid in layer for child in children.get(pid, ())]
     return found
 
 
@@ -123,9 +147,10 @@ def has_variable(pid: int, name: str) -> bool:
     """Whether a process was started with ``name`` in its environment."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as environ:
-            return any(entry.startswith(name.encode() + b"=") for entry in environ.read().split(b"\0"))
+            entries = environ.read().split(b"\0")
     except OSError:
         return False
+    return any(entry.startswith(name.encode() + b"=") for entry in entries)
 
 
 def boot_id() -> str:

@@ -400,7 +400,7 @@ class Task:
             channel = frames.stream_channel(self.attempt, frames.STDIN)
             self._events.took(channel, self._input_written)
         self._watch_input(full)
-        if self._input_ended:
+        if self._input_ended and not full:
             self._close_input()
 
     @property
