@@ -1,0 +1,107 @@
+"""The HTTP application over a database of its own, without sockets and without a runner."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from updraft import settings
+from updraft.model.job import Principal
+from updraft.scheduling.queue import Capacity
+from updraft.server.api.routes import make_app
+from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.relay.relay import Relay
+from updraft.server.services.execution import Execution
+from updraft.server.services.instance import Instance
+from updraft.server.services.jobs import Jobs
+from updraft.server.services.live import LiveRunner
+from updraft.store import jobs as queries
+from updraft.store import schema
+from updraft.store.database import Database
+
+ME = Principal("uid:1000")
+
+
+class Api:
+    """Requests to the application, as one principal or another."""
+
+    def __init__(self, app: FastAPI, database: Database, execution: Execution) -> None:
+        self.app = app
+        self.database = database
+        self.execution = execution
+        self.document: dict[str, Any] = app.openapi()
+
+    async def ask(
+        self, method: str, path: str, who: Principal = ME, **options: Any
+    ) -> httpx.Response:
+        """Return the answer to one request."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await self.app({**scope, "principal": who}, receive, send)
+
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x/api/v1") as client:
+            return await client.request(method, path, **options)
+
+    async def submit(self, key: str, who: Principal = ME, **fields: Any) -> str:
+        """Submit a job and return its id."""
+        body = {"key": key, "argv": ["true"], "directory": "/", **fields}
+        answer = await self.ask("POST", "/jobs", who, json=body)
+        assert answer.status_code == 201, answer.text
+        job_id: str = answer.json()["id"]
+        return job_id
+
+    async def ids(self, query: str = "", who: Principal = ME) -> list[str]:
+        """Return the ids of all pages of a list."""
+        found: list[str] = []
+        cursor = ""
+        while True:
+            answer = await self.ask("GET", f"/jobs?{query}{cursor}", who)
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            found += [job["id"] for job in page["jobs"]]
+            if page["next_cursor"] is None:
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
+
+
+@asynccontextmanager
+async def api(folder: Path) -> AsyncIterator[Api]:
+    """Return an application whose jobs wait, for its runner is away."""
+    database = Database(f"sqlite:///{folder / 'updraft.db'}")
+    schema.upgrade(database.engine)
+    keys = EnvironmentKeys(str(folder / "keys"), await database.read(queries.used_key_slots))
+    execution = Execution(database, keys, Relay(), str(folder / "logs"))
+    await execution.load()
+    # It has been there and is away: nothing starts, and nobody waits for it.
+    capacity = Capacity(4000, 1 << 40, frozenset())
+    execution.runner_joined(LiveRunner("local", "local", capacity, capacity), [])
+    jobs = Jobs(database, execution)
+    folders = settings.Folders(str(folder), str(folder))
+    instance = Instance(folders, execution, settings.ServerSettings())
+    try:
+        yield Api(make_app(execution, jobs, database, instance), database, execution)
+    finally:
+        await execution.settle()
+        await database.close()
+        keys.close()
+
+
+def with_api(folder: Path, check: Callable[[Api], Awaitable[None]]) -> None:
+    """Run ``check`` with an application in ``folder``."""
+
+    async def run() -> None:
+        async with api(folder) as made, asyncio.timeout(60):
+            await check(made)
+
+    asyncio.run(run())
+
+
+def lines(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Return the objects of an NDJSON answer."""
+    return [json.loads(line) for line in answer.text.splitlines()]
