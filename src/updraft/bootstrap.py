@@ -2,7 +2,10 @@
 
 Whoever finds the server gone starts it (a client on its first call, the agent after a crash), under
 a lock, so that two first calls at once make one server.  Nothing of the starter stays: descriptors,
-session, working directory, environment, umask and signal mask are shed.
+session, working directory, environment, umask, signal mask and dispositions, soft limits, CPU mask
+and niceness are shed.  Its control group is not: moving between groups is the business of whoever
+manages them (systemd, an engine), and limits put on Updraft are to hold.  ``updraft doctor`` says
+when that group may end with a login session.
 
 Layout notes: the state folder must be on a file system with working locks and sockets; a home
 directory on a network file system gets a local folder instead, reached through a symbolic link.
@@ -10,8 +13,10 @@ directory on a network file system gets a local folder instead, reached through 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import stat
@@ -30,7 +35,7 @@ START_SECONDS = 20.0
 """How long a server may take to come up on a busy machine."""
 
 _START_TRIES = 5
-_LOCAL_BASE = "/var/tmp"  # noqa: S108 - the folder made there is checked to be ours alone
+MOUNTS = "/proc/self/mountinfo"
 
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "lustre"})
 _NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs")
@@ -46,8 +51,8 @@ def connect(folders: settings.Folders) -> socket.socket:
     if uid != os.geteuid():
         peer.close()
         raise errors.NotAllowed(
-            f"the server at {folders.socket} runs as user {uid}, not as you ({os.geteuid()}); "
-            "set UPDRAFT_HOME to a folder of your own"
+            f"the server at {folders.socket} runs as user {uid}, and you are user {os.geteuid()}; "
+            "set HOME or UPDRAFT_HOME to a folder of your own"
         )
     return peer
 
@@ -60,12 +65,15 @@ def ensure_server(
     ``say`` gets the one line that tells a person about a new server.  Raises ``UpdraftError`` with
     the server's own reason when it does not come up.
     """
+    settings.check(folders)
     prepare_state(folders, say)
     with start_lock(folders):
         try:
             return connect(folders)  # somebody was faster
         except (FileNotFoundError, ConnectionRefusedError):
             pass
+        except OSError as error:
+            raise unusable(folders.state, error) from error
         start_server(folders)
         if say is not None:
             say("started a server for you on this machine; it ends by itself when idle")
@@ -82,24 +90,56 @@ def prepare_state(folders: settings.Folders, say: Callable[[str], None] | None =
     state = folders.state
     try:
         if not os.path.lexists(state):
-            parent = os.path.dirname(state)
-            os.makedirs(parent, mode=0o700, exist_ok=True)
-            check_owner(parent)
-            if is_network(file_system(parent)):
-                local = _local_folder(state)
-                os.symlink(local, state)
-                if say is not None:
-                    say(f"your home is on a network file system, so state is kept in {local}")
-            else:
-                os.makedirs(state, mode=0o700, exist_ok=True)
+            _make_state(state, say)
+        elif not os.path.exists(state) and os.readlink(state) == _stand_in(state):
+            _make_local_base()  # somebody cleaned up the local disk
+            os.makedirs(_stand_in(state), mode=0o700, exist_ok=True)
         check_owner(state)
         if stat.S_IMODE(os.stat(state).st_mode) & 0o077:
             os.chmod(state, 0o700)
     except OSError as error:
-        raise errors.Unavailable(
-            f"cannot use the state folder {state}: {error.strerror}; "
-            "set UPDRAFT_HOME to a folder that you can write to"
-        ) from error
+        raise unusable(state, error) from error
+
+
+def unusable(folder: str, error: OSError) -> errors.Unavailable:
+    """Return the error that says why a state folder cannot be used, and the mend."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.DiskFull(f"the disk of the state folder {folder} is full; free some space")
+    name = error.filename if isinstance(error.filename, str) else folder
+    return errors.Unavailable(
+        f"cannot use the state folder: {name}: {error.strerror}; "
+        "set UPDRAFT_HOME to a folder that you can write to"
+    )
+
+
+def _make_state(state: str, say: Callable[[str], None] | None) -> None:
+    parent = os.path.dirname(state)
+    if state.startswith(settings.local_base() + "/"):  # of a user without a home
+        _make_local_base()
+    if os.geteuid() == 0:
+        # `sudo -E` brings another user's HOME along; what root makes there would lock them out.
+        check_owner(_existing(parent))
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    check_owner(parent)
+    if not is_network(file_system(parent)):
+        os.makedirs(state, mode=0o700, exist_ok=True)
+        return
+    local = _stand_in(state)
+    _make_local_base()
+    os.makedirs(local, mode=0o700, exist_ok=True)
+    try:
+        os.symlink(local, state)
+    except FileExistsError:
+        return  # another first call was faster
+    if say is not None:
+        say(f"your home is on a network file system, so state is kept in {local}")
+
+
+def _existing(folder: str) -> str:
+    """Return the nearest folder above that is there."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def check_owner(folder: str) -> None:
@@ -115,18 +155,24 @@ def check_owner(folder: str) -> None:
 def file_system(path: str) -> str:
     """Return the type of the file system that ``path`` lies on, empty where it cannot be told."""
     try:
-        with open("/proc/self/mountinfo") as file:
+        with open(MOUNTS, "rb") as file:
             mounts = [line.split() for line in file]
     except OSError:
         return ""
-    real = os.path.realpath(path)
-    best, kind = "", ""
+    real = os.fsencode(os.path.realpath(path))
+    best, kind = b"", b""
     for fields in mounts:
-        point = fields[4].encode().decode("unicode_escape")
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        point = _unescaped(fields[4])
+        inside = real == point or real.startswith(point.rstrip(b"/") + b"/")
         if inside and len(point) >= len(best):
-            best, kind = point, fields[fields.index("-") + 1]
-    return kind
+            best, kind = point, fields[fields.index(b"-") + 1]
+    return kind.decode()
+
+
+def _unescaped(field: bytes) -> bytes:
+    """Undo what the kernel does to blanks, tabs, newlines and backslashes in a mount's fields."""
+    first, *rest = field.split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
 def is_network(file_system_type: str) -> bool:
@@ -134,18 +180,23 @@ def is_network(file_system_type: str) -> bool:
     return file_system_type in _NETWORK_FILE_SYSTEMS or file_system_type.startswith(_NETWORK_FUSE)
 
 
-def _local_folder(state: str) -> str:
-    """Return a checked folder on a local disk that stands in for ``state``."""
-    name = f"updraft-{os.geteuid()}"
-    base = os.path.join(_LOCAL_BASE, name)
+def _stand_in(state: str) -> str:
+    """Return the folder on a local disk that stands in for ``state``."""
+    from hashlib import blake2b  # noqa: PLC0415 - seldom
+
+    return os.path.join(
+        settings.local_base(), blake2b(os.fsencode(state), digest_size=8).hexdigest()
+    )
+
+
+def _make_local_base() -> None:
+    """Make our folder where everybody may make some, and check that it is ours alone."""
+    base = settings.local_base()
     os.makedirs(base, mode=0o700, exist_ok=True)
     made = os.lstat(base)
     if not stat.S_ISDIR(made.st_mode) or made.st_uid != os.geteuid():
         raise errors.NotAllowed(f"{base} is not a folder of yours; set UPDRAFT_HOME to one")
     os.chmod(base, 0o700)
-    local = os.path.join(base, state.strip("/").replace("/", "-")[-100:])
-    os.makedirs(local, mode=0o700, exist_ok=True)
-    return local
 
 
 def start_server(folders: settings.Folders) -> None:
@@ -173,9 +224,11 @@ def _try_start(folders: settings.Folders) -> bool:
     said = b""
     deadline = time.monotonic() + START_SECONDS
     with open(ready_read, "rb", buffering=0) as ready:
+        poll = select.poll()
+        poll.register(ready, select.POLLIN)
         while not said.endswith(b"\n"):
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([ready], [], [], left)[0]:
+            if left <= 0 or not poll.poll(left * 1000):
                 raise errors.Unavailable(
                     f"the server did not start within {START_SECONDS:.0f} s; "
                     f"see {folders.server_log}"
@@ -204,12 +257,13 @@ def spawn_background(command: list[str], *, log: str, extra_fd: int | None = Non
         os.setsid()
         if os.fork():
             os._exit(0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for number in range(1, signal.NSIG):
             if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
                 signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.umask(0o077)
         os.chdir("/")
+        _shed_limits()
         extra = 3
         if extra_fd is not None:
             os.dup2(extra_fd, extra)
@@ -223,6 +277,24 @@ def spawn_background(command: list[str], *, log: str, extra_fd: int | None = Non
         os.execve(command[0], command, settings.background_environment())
     finally:
         os._exit(127)
+
+
+def _shed_limits() -> None:
+    """Drop what the starter limited for itself (``ulimit -S``, ``taskset``, ``nice``)."""
+    for name in ("AS", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "RSS"):
+        number = getattr(resource, f"RLIMIT_{name}", None)
+        if number is not None:
+            hard = resource.getrlimit(number)[1]
+            try:
+                resource.setrlimit(number, (hard, hard))
+            except (OSError, ValueError):  # macOS bounds open files below "unlimited"
+                continue
+    try:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))  # a container's own bounds stay
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    except OSError:  # only root may be less nice than it was
+        pass
 
 
 def start_lock(folders: settings.Folders) -> _Lock:
@@ -240,12 +312,9 @@ class _Lock:
     def __enter__(self) -> None:
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
         except OSError as error:
-            raise errors.Unavailable(
-                f"cannot write {self._path}: {error.strerror}; free some space, or set "
-                "UPDRAFT_HOME to a folder that you can write to"
-            ) from error
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+            raise unusable(os.path.dirname(self._path), error) from error
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)

@@ -32,6 +32,10 @@ def connect(folders: Folders, say: Callable[[str], None] | None = None) -> socke
         raise errors.NotAllowed(
             f"{folders.state} is not yours to use; set HOME or UPDRAFT_HOME to a folder of your own"
         ) from error
+    except OSError as error:
+        from updraft import bootstrap  # noqa: PLC0415 - only when it cannot work
+
+        raise bootstrap.unusable(folders.state, error) from error
 
 
 def reconnect(folders: Folders, waited_seconds: float) -> socket.socket:

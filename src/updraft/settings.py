@@ -29,6 +29,11 @@ KEPT_ENVIRONMENT = (
 BACKGROUND_MARK = "UPDRAFT_BACKGROUND"
 """A variable that they have and tasks have not: by it a keeper spares a server among orphans."""
 
+LOCAL_BASE = "/var/tmp"  # noqa: S108 - the folder made there is checked to be ours alone
+"""A local disk that survives a restart: for those without a home, or with one on a network."""
+
+_TABLES = ("server", "runner")
+
 
 class Folders:
     """The folders and files of one instance.  All are text paths; none is made by looking."""
@@ -66,13 +71,10 @@ def folders(environ: Mapping[str, str] | None = None) -> Folders:
         base = os.path.abspath(home)
         state, config = os.path.join(base, "state"), os.path.join(base, "config")
     else:
-        user = environ.get("HOME") or os.path.expanduser("~")
-        state = os.path.join(
-            environ.get("XDG_STATE_HOME") or os.path.join(user, ".local", "state"), "updraft"
-        )
-        config = os.path.join(
-            environ.get("XDG_CONFIG_HOME") or os.path.join(user, ".config"), "updraft"
-        )
+        user = _home(environ)
+        state = _absolute(environ, "XDG_STATE_HOME") or os.path.join(user, ".local", "state")
+        config = _absolute(environ, "XDG_CONFIG_HOME") or os.path.join(user, ".config")
+        state, config = os.path.join(state, "updraft"), os.path.join(config, "updraft")
     found = Folders(os.path.join(state, machine_key()), config)
     found.config_file = environ.get("UPDRAFT_CONFIG") or found.config_file
     return found
@@ -81,6 +83,23 @@ def folders(environ: Mapping[str, str] | None = None) -> Folders:
 def use_config(path: str) -> None:
     """Make this process, and the servers that follow it, read ``path`` as configuration."""
     os.environ["UPDRAFT_CONFIG"] = os.path.abspath(path)
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    """Return the home folder; of a user that the system does not know, one on a local disk."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return local_base() if home == "~" else os.path.abspath(home)
+
+
+def local_base() -> str:
+    """Return this user's folder on a local disk; whoever makes it checks that it is."""
+    return os.path.join(LOCAL_BASE, f"updraft-{os.geteuid()}")
+
+
+def _absolute(environ: Mapping[str, str], name: str) -> str | None:
+    # A relative path is to be passed over, say the XDG rules.
+    value = environ.get(name, "")
+    return value if os.path.isabs(value) else None
 
 
 def machine_key() -> str:
@@ -120,9 +139,10 @@ def background_environment() -> dict[str, str]:
     Credentials, agents' sockets, CUDA masks and virtual environments of the shell that happened to
     be first do not end up in a server that outlives it.
     """
-    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    if "UPDRAFT_HOME" in kept:
-        kept["UPDRAFT_HOME"] = os.path.abspath(kept["UPDRAFT_HOME"])
+    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if os.environ.get(name)}
+    for name in ("UPDRAFT_HOME", "HOME"):
+        if name in kept:
+            kept[name] = os.path.abspath(kept[name])
     return {
         "PATH": os.defpath + ":/usr/local/bin:/usr/sbin:/sbin",
         "LC_ALL": "C.UTF-8",
@@ -151,27 +171,37 @@ def server_settings(where: Folders) -> ServerSettings:
     """Return the server's settings.  Raises ``errors.BadConfiguration``, naming the key."""
     from updraft import errors, quantities  # noqa: PLC0415 - not on the launch path
 
-    table = load(where.config_file).get("server", {})
     result = ServerSettings()
     readers = {
-        "idle_stop": ("idle_seconds", quantities.parse_duration),
-        "output_quota": ("output_quota_bytes", quantities.parse_bytes),
-        "retention": ("retention_days", lambda text: quantities.parse_duration(text) / 86400),
-        "retention_size": ("retention_bytes", quantities.parse_bytes),
+        "idle_stop": ("idle_seconds", quantities.parse_duration, 0.1, "100ms"),
+        "output_quota": ("output_quota_bytes", quantities.parse_bytes, 1 << 16, "64K"),
+        "retention": ("retention_days", _days, 0.0, ""),
+        "retention_size": ("retention_bytes", quantities.parse_bytes, 0, ""),
     }
-    for key, value in table.items():
+    for key, value in _table(where.config_file, "server").items():
         if key not in readers:
             raise errors.BadConfiguration(
                 f"{where.config_file}: [server] has no key {key!r}; it has: {', '.join(readers)}"
             )
-        name, read = readers[key]
+        name, read, least, shown = readers[key]
         try:
-            setattr(result, name, read(str(value)))
+            amount = read(str(value))
         except errors.BadRequest as error:
             raise errors.BadConfiguration(
                 f"{where.config_file}: server.{key}: {error.message}"
             ) from error
+        if amount < least:
+            raise errors.BadConfiguration(
+                f"{where.config_file}: server.{key}: {value!r} is too little; the least is {shown}"
+            )
+        setattr(result, name, amount)
     return result
+
+
+def _days(text: str) -> float:
+    from updraft import quantities  # noqa: PLC0415 - not on the launch path
+
+    return quantities.parse_duration(text) / 86400
 
 
 class RunnerSettings:
@@ -186,7 +216,7 @@ def runner_settings(where: Folders) -> RunnerSettings:
     from updraft import errors  # noqa: PLC0415 - not on the launch path
 
     result = RunnerSettings()
-    for key, value in load(where.config_file).get("runner", {}).items():
+    for key, value in _table(where.config_file, "runner").items():
         if key != "cgroups":
             raise errors.BadConfiguration(
                 f"{where.config_file}: [runner] has no key {key!r}; it has: cgroups"
@@ -197,6 +227,27 @@ def runner_settings(where: Folders) -> RunnerSettings:
             )
         result.cgroups = value
     return result
+
+
+def check(where: Folders) -> None:
+    """Read all settings and use none.  Raises ``errors.BadConfiguration``, naming the key."""
+    server_settings(where)
+    runner_settings(where)
+
+
+def _table(path: str, name: str) -> dict[str, Any]:
+    """Return one table of a configuration file; an absent one is empty."""
+    from updraft import errors  # noqa: PLC0415 - not on the launch path
+
+    tables = load(path)
+    for key, value in tables.items():
+        if key not in _TABLES:
+            known = " and ".join(f"[{table}]" for table in _TABLES)
+            raise errors.BadConfiguration(f"{path}: {key!r} is unknown; settings are in {known}")
+        if type(value) is not dict:
+            raise errors.BadConfiguration(f"{path}: {key} is no table; write it as [{key}]")
+    found: dict[str, Any] = tables.get(name, {})
+    return found
 
 
 def load(path: str) -> dict[str, Any]:
@@ -214,6 +265,10 @@ def load(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise errors.BadConfiguration(f"cannot read {path}: {error.strerror}") from error
+        raise errors.BadConfiguration(
+            f"cannot read {path}: {error.strerror}; make it readable, or remove it"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise errors.BadConfiguration(f"{path} is not UTF-8, as TOML must be") from error
     except tomllib.TOMLDecodeError as error:
         raise errors.BadConfiguration(f"{path} is not valid TOML: {error}") from error

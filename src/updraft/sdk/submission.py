@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from updraft import errors
 from updraft.c_modules import signal
 
 TYPE_CHECKING = False
@@ -28,11 +29,20 @@ _FORWARDED_IF_IGNORED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "S
 
 
 def surroundings() -> dict[str, Any]:
-    """Return what a command started here would inherit, apart from environment and terminal."""
+    """Return what a command started here would inherit, apart from environment and terminal.
+
+    Raises ``errors.BadRequest`` where the current directory was removed.
+    """
+    try:
+        directory = os.getcwdb()
+    except FileNotFoundError:
+        raise errors.BadRequest(
+            "the current directory is gone: somebody removed it; change to another"
+        ) from None
     umask = os.umask(0o077)
     os.umask(umask)
     return {
-        "directory": os.fsencode(os.getcwd()),
+        "directory": directory,
         "umask": umask,
         "nice": os.nice(0) if hasattr(os, "nice") else 0,
         "rlimits": _limits(),

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from updraft import errors, settings
+from updraft import bootstrap, errors, settings
 
 
 def main(arguments: list[str]) -> int:
@@ -22,9 +22,11 @@ def main(arguments: list[str]) -> int:
         uvloop.run(Server(settings.folders()).run(ready))
     except (errors.UpdraftError, OSError, ImportError) as error:
         logging.getLogger("updraft.server").exception("cannot serve")
+        if isinstance(error, OSError):
+            error = bootstrap.unusable(settings.folders().state, error)
         if ready is not None:
             try:
-                os.write(ready, f"{error}\n".encode())
+                os.write(ready, f"{error}\n".encode(errors="backslashreplace"))
             except OSError:
                 return 1
         return 1

@@ -27,7 +27,7 @@ from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
 from updraft.store import jobs as queries
 from updraft.store import schema
-from updraft.store.database import Database
+from updraft.store.database import Database, sqlite_url
 from updraft.wire.sockets import listen_unix
 
 log = logging.getLogger("updraft.server")
@@ -48,7 +48,7 @@ class Server:
     async def run(self, ready_fd: int | None) -> None:
         """Serve until told to stop.  Raises ``errors.UpdraftError`` when it cannot start."""
         configuration = self._prepare()
-        database = Database(f"sqlite:///{self._folders.database}")
+        database = Database(sqlite_url(self._folders.database))
         await asyncio.to_thread(schema.upgrade, database.engine)
         used = await database.read(queries.used_key_slots)
         keys = EnvironmentKeys(self._folders.keys, used)
@@ -73,13 +73,14 @@ class Server:
         listener = await loop.create_server(
             lambda: Door(doors), sock=listen_unix(self._folders.socket)
         )
+        # Only a server that can serve starts a runner, which would start one that cannot for ever.
+        local.launch_runner(self._folders)
         # In the foreground a signal is its owner's wish; else the agent starts the server again.
         end = instance.stop_requested.set if ready_fd is not None else instance.leave
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
         if ready_fd is not None:
-            os.write(ready_fd, b"ready\n")
-            os.close(ready_fd)
+            _tell_ready(ready_fd)
         log.info("serving at %s", self._folders.socket)
         loops = [
             asyncio.create_task(_keep_runner(instance, execution, self._folders), name="runner"),
@@ -103,13 +104,12 @@ class Server:
         log.info("stopped")
 
     def _prepare(self) -> settings.ServerSettings:
-        """Become the one server of these folders, and start the runner beside our own start."""
+        """Become the one server of these folders."""
         self._take_lock()
         configuration = settings.server_settings(self._folders)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._folders.stopped)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
-        local.launch_runner(self._folders)
         return configuration
 
     def _take_lock(self) -> None:
@@ -154,6 +154,15 @@ class Server:
                 instance.disarm_runner(cancel=False)
                 instance.stop_requested.set()
                 return
+
+
+def _tell_ready(fd: int) -> None:
+    """Tell whoever started us; one that went away meanwhile may start jobs later."""
+    try:
+        os.write(fd, b"ready\n")
+    except BrokenPipeError:
+        log.info("whoever started this server did not wait for it")
+    os.close(fd)
 
 
 async def _restart_on_upgrade(instance: Instance) -> None:

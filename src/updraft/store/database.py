@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
@@ -39,7 +39,7 @@ class _Write:
 class Database:
     """The database at ``url`` (SQLAlchemy's form).  Use it from one event loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self.engine = _make_engine(url)
         self._loop = asyncio.get_running_loop()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -133,6 +133,14 @@ class Database:
             self._loop.call_soon_threadsafe(deliver)
 
 
+def unusable(engine: Engine, error: DBAPIError) -> errors.Unavailable:
+    """Return the error that says why a database cannot be opened."""
+    known = _translated(error)
+    if isinstance(known, errors.DiskFull):
+        return known
+    return errors.Unavailable(f"cannot use the database {engine.url.database}: {error.orig}")
+
+
 # SQLite takes only ENOSPC for a full disk; a quota of the user's (EDQUOT) is a write that failed.
 _FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE")
 
@@ -144,8 +152,13 @@ def _translated(error: Exception) -> Exception:
     return error
 
 
-def _make_engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
+def sqlite_url(path: str) -> URL:
+    """Return the URL of a database file, whatever characters its path has."""
+    return URL.create("sqlite", database=path)
+
+
+def _make_engine(url: str | URL) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url, pool_size=_READERS + 2)
     engine = create_engine(
         url,

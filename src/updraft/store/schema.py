@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from updraft import errors
+from updraft.store.database import unusable
 
 HEAD = "0001"
 """The newest revision in ``migrations/versions``; a test holds the two together."""
@@ -18,8 +20,16 @@ KNOWN = ("0001",)
 def upgrade(engine: Engine) -> None:
     """Apply the migrations that are missing.
 
-    Raises ``errors.WrongVersion`` when a newer release has written the database.
+    Raises ``errors.WrongVersion`` when a newer release has written the database, and
+    ``errors.Unavailable`` when it cannot be used.
     """
+    try:
+        _upgrade(engine)
+    except DBAPIError as error:
+        raise unusable(engine, error) from error
+
+
+def _upgrade(engine: Engine) -> None:
     with engine.connect() as connection:
         at = _revision(connection)
     if at == HEAD:
@@ -32,7 +42,8 @@ def upgrade(engine: Engine) -> None:
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    scripts = str(Path(__file__).parent / "migrations")
+    config.set_main_option("script_location", scripts.replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

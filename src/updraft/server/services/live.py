@@ -45,8 +45,14 @@ class LiveAttempt:
     granted_ns: int
     started_ns: int | None = None
     pid: int | None = None
+    stored: bool = False
+    """Whether the grant is in the database; before that no runner hears of it."""
     start_stored: bool = False
     stopped: bool = False
+    spawned: bool = False
+    """Whether the runner that is connected was told to start it."""
+    signals: list[int] = field(default_factory=list)
+    """What came before it could be delivered."""
 
 
 @dataclass(slots=True, eq=False)
