@@ -176,7 +176,7 @@ async def _keep_runner(instance: Instance, execution: Execution, folders: settin
     missing = 0
     while True:
         await asyncio.sleep(_RUNNER_CHECK_SECONDS)
-        runner = execution.runners.get("local")
+        runner = execution.live.runners.get("local")
         missing = 0 if runner is not None and runner.control is not None else missing + 1
         if not missing:
             instance.replace_old_keeper()

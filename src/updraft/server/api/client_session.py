@@ -47,7 +47,7 @@ class ClientSession(ClientStreams):
         elif kind == frames.SIGNAL:
             self._signal(body_of(payload)["signal"])
         elif kind == frames.RESIZE and self._job is not None:
-            self.execution.forward(self._job, frames.RESIZE, body_of(payload))
+            self.execution.live.forward(self._job, frames.RESIZE, body_of(payload))
         elif kind == frames.DETACH and self._job is not None:
             self.run(self._detach(self._job))
         elif kind == frames.CANCEL and self._job is not None:
@@ -56,7 +56,7 @@ class ClientSession(ClientStreams):
     def closed(self) -> None:
         self.let_go()
         if self._job is not None:
-            self.execution.client_lost(self._job, self)
+            self.execution.attendance.lost(self._job, self)
             self._job = None
 
     def writable(self, ready: bool) -> None:
@@ -88,7 +88,7 @@ class ClientSession(ClientStreams):
             self._replay(found, body)
             return
         self._job = found
-        self.execution.client_back(found, self)
+        self.execution.attendance.back(found, self)
         self.send(frames.ACCEPTED, {"job": found.id})
         if found.attempt is not None:
             self._hold(found, found.attempt, body)
@@ -98,7 +98,7 @@ class ClientSession(ClientStreams):
     def _hold(self, job: LiveJob, attempt: LiveAttempt, body: dict[str, Any]) -> None:
         positions = [body["stdout"], body["stderr"]]
         if positions[0] < 0:  # from now on
-            folder = str(self.execution.folder_of(job.id, attempt.number))
+            folder = str(self.execution.live.folder_of(job.id, attempt.number))
             positions = [SegmentReader(folder, name).length() for name in OUTPUTS.values()]
         elif body["attempt"] != attempt.number:
             positions = [0, 0]
@@ -116,7 +116,7 @@ class ClientSession(ClientStreams):
         self.send(frames.ACCEPTED, {"job": ended.id})
         # Serial 0 is no attempt's: there is no runner for it.
         self.begin_streams(0, ended.attempt_number, positions, resumed=True)
-        folder = self.execution.folder_of(ended.id, ended.attempt_number)
+        folder = self.execution.live.folder_of(ended.id, ended.attempt_number)
         self.end_streams(ended, str(folder))
 
     def _signal(self, number: int) -> None:
@@ -127,10 +127,10 @@ class ClientSession(ClientStreams):
             if number in _ENDING_SIGNALS:
                 self.run(self.execution.cancel(job, "cancelled before it started"))
             return
-        self.execution.signal(job, number)
+        self.execution.live.signal(job, number)
 
     async def _detach(self, job: LiveJob) -> None:
-        await self.execution.client_detached(job, self)
+        await self.execution.detach_client(job, self)
         self._job = None
         if self.connection is not None:
             self.connection.close()
@@ -140,7 +140,7 @@ class ClientSession(ClientStreams):
     def accepted(self, job: LiveJob) -> None:
         self._job = job
         if self.connection is None:  # it went while the job was being stored
-            self.execution.client_lost(job, self)
+            self.execution.attendance.lost(job, self)
             return
         self.send(frames.ACCEPTED, {"job": job.id})
         if job.attempt is None:
@@ -148,13 +148,13 @@ class ClientSession(ClientStreams):
 
     def attempt_granted(self, job: LiveJob, attempt: LiveAttempt) -> None:
         if self.attachment is not None:
-            self.deliver_rest(str(self.execution.folder_of(job.id, self.attachment.number)))
+            self.deliver_rest(str(self.execution.live.folder_of(job.id, self.attachment.number)))
         self.begin_streams(attempt.serial, attempt.number, [0, 0], resumed=False)
 
     def job_ended(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:
         self._job = None
         number = self.attachment.number if self.attachment is not None else 0
-        folder = self.execution.folder_of(job.id, number)
+        folder = self.execution.live.folder_of(job.id, number)
         self.end_streams(EndedJob(job.id, number, outcome, lengths), str(folder))
 
     def say(self, message: str) -> None:
@@ -175,4 +175,4 @@ class ClientSession(ClientStreams):
     def _tell_why(self) -> None:
         job = self._job
         if job is not None and job.waiting:
-            self.say(f"job {job.id} waits: {self.execution.reason(job)}")
+            self.say(f"job {job.id} waits: {self.execution.live.reason(job)}")

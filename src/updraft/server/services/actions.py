@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from updraft import errors
@@ -55,18 +55,8 @@ class Actions:
         if not 8 <= len(caller.key) <= 64:
             raise errors.BadRequest("key must have 8 to 64 bytes")
         source = await self._jobs.show(who, job_id)
-        row, stored = source.row, source.command
-        command = Command(
-            argv=stored["argv"],
-            directory=stored["directory"],
-            umask=stored["umask"],
-            nice=stored["nice"],
-            rlimits=stored["rlimits"],
-            ignored_signals=stored["ignored_signals"],
-            set_environment=stored["set_environment"],
-            stdin=False,
-            terminal=None,
-        )
+        row = source.row
+        command = _detached(source.command)
         submission = Submission(
             key=caller.key,
             command=command,
@@ -96,7 +86,7 @@ class Actions:
         Raises ``errors.Conflict`` when the job ended otherwise.
         """
         row = await self._jobs.row(who, job_id)
-        job = self._execution.find_serial(row["serial"])
+        job = self._execution.live.find_serial(row["serial"])
         if job is not None and job.wanted is not Wanted.CANCEL:
             await asyncio.shield(self._execution.cancel(job))
         view = await self._jobs.show(who, row["id"])
@@ -114,7 +104,7 @@ class Actions:
             raise errors.BadRequest("the time to add must be more than nothing, as 10m or 2h")
         row = await self._jobs.row(who, job_id)
         async with self._extending:  # two extensions at once add up
-            job = self._execution.find_serial(row["serial"])
+            job = self._execution.live.find_serial(row["serial"])
             if job is None:
                 raise errors.Conflict(f"job {row['id']} has ended")
             if job.time_limit_ms is None:
@@ -124,6 +114,13 @@ class Actions:
                 raise errors.BadRequest("a time limit is at most ten years; add less")
             await asyncio.shield(self._execution.set_time_limit(job, limit_ms))
         return await self._jobs.show(who, row["id"])
+
+
+def _detached(stored: dict[str, Any]) -> Command:
+    """Return a stored command as it runs without a client."""
+    known = {each.name for each in fields(Command)}
+    kept = {name: value for name, value in stored.items() if name in known}
+    return Command(**{**kept, "stdin": False, "terminal": None})
 
 
 def _merge(environment: bytes, overrides: list[bytes]) -> bytes:

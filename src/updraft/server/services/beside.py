@@ -55,13 +55,13 @@ class BesideRuns:
         if not argv or not all(type(word) is bytes for word in argv):
             raise errors.BadRequest("there is no command to run; give one: updraft exec ID COMMAND")
         attempt = job.attempt
-        runner = self.execution.runners.get(attempt.runner) if attempt is not None else None
+        runner = self.execution.live.runners.get(attempt.runner) if attempt is not None else None
         if attempt is None or attempt.started_ns is None:
             raise errors.Conflict(f"job {job.id} has not started; wait for it to run")
         if runner is None or runner.control is None or runner.data is None:
             raise errors.Unavailable(f"the runner of job {job.id} is away; try again")
         serial = _FIRST_SERIAL + secrets.randbits(56)
-        folder = str(self.execution.folder_of(job.id, attempt.number) / f"exec-{serial:x}")
+        folder = str(self.execution.live.folder_of(job.id, attempt.number) / f"exec-{serial:x}")
         self._runs[serial] = _Run(runner.name, follower, os.fsdecode(argv[0]), folder)
         follower.granted(serial)
         self.execution.relay.granted(serial, runner.data)
@@ -123,7 +123,7 @@ class BesideRuns:
             self._send(run, kind, body, serial << 2)
 
     def _send(self, run: _Run, kind: int, body: dict[str, Any], channel: int) -> None:
-        runner = self.execution.runners.get(run.runner)
+        runner = self.execution.live.runners.get(run.runner)
         if runner is not None and runner.control is not None:
             runner.control.send_message(kind, body, channel)
 

@@ -8,14 +8,10 @@ write, so that two grants never count on the same CPU.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import signal
 import time
 from collections.abc import Coroutine
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -24,20 +20,31 @@ from sqlalchemy.exc import IntegrityError
 from updraft import errors, faults
 from updraft.model.ending import outcome_of
 from updraft.model.job import (
-    LOCAL_JURISDICTION,
     LOCAL_POOL,
     Outcome,
     Principal,
-    Resources,
     Submission,
     new_job_id,
 )
 from updraft.model.states import AttemptState, State, Wanted
-from updraft.scheduling.queue import NOTHING, PoolQueue, Waiting, never_fits, why_waiting
+from updraft.scheduling.queue import NOTHING, never_fits
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
+from updraft.server.services.attendance import Attendance
 from updraft.server.services.events import Changes
 from updraft.server.services.live import Client, LiveAttempt, LiveJob, LiveRunner
+from updraft.server.services.live_jobs import LiveJobs
+from updraft.server.services.rows import (
+    attempt_row,
+    command_body,
+    ended_attempt_values,
+    ended_values,
+    event_row,
+    job_row,
+    live_attempt,
+    live_job,
+    start_writes,
+)
 from updraft.storage.segments import DEFAULT_QUOTA_BYTES, SegmentReader
 from updraft.store import jobs as queries
 from updraft.store.database import Database, Work
@@ -50,8 +57,8 @@ _DISK_RETRY_SECONDS = 1.0
 _START_WRITE_DELAY_SECONDS = 0.02
 """A start is stored a moment later: most short tasks end meanwhile, and one write tells both."""
 
-SERVER_RESTART_WINDOW_SECONDS = 30.0
-"""How long an attached job waits for its client after the server was restarted."""
+_FIRST_RUNNER_SECONDS = 5.0
+"""How long a submission waits for the runner that a new server has just started."""
 
 
 class Execution:
@@ -64,53 +71,16 @@ class Execution:
         self._keys = keys
         self.relay = relay
         self.changes = Changes()
-        self._logs = Path(logs_folder)
-        self._jobs: dict[int, LiveJob] = {}
-        self._by_id: dict[str, LiveJob] = {}
-        self._by_attempt: dict[int, LiveJob] = {}
-        self._queues: dict[str, PoolQueue] = {}
-        self.runners: dict[str, LiveRunner] = {}
+        self.live = LiveJobs(logs_folder)
+        self.attendance = Attendance(self.live, self._give_up)
         self._job_serial = 0
         self._attempt_serial = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._schedule_due = False
-        self._some_end = asyncio.Event()
+        self._some_runner = asyncio.Event()
+        self._settling = False
         self.closing = False
         self.quota_bytes = DEFAULT_QUOTA_BYTES
-
-    # -- looking
-
-    @property
-    def live_count(self) -> int:
-        """How many jobs have not ended."""
-        return len(self._jobs)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many live jobs run and wait."""
-        running = sum(1 for job in self._jobs.values() if job.state is not State.IN_QUEUE)
-        return {State.RUNNING: running, State.IN_QUEUE: len(self._jobs) - running}
-
-    def find(self, job_id: str) -> LiveJob | None:
-        """Return the live job with this id."""
-        return self._by_id.get(job_id)
-
-    def find_serial(self, serial: int) -> LiveJob | None:
-        """Return the live job with this serial."""
-        return self._jobs.get(serial)
-
-    def folder_of(self, job_id: str, attempt_number: int) -> Path:
-        """Return where an attempt's output is stored."""
-        return self._logs / job_id / f"0.{attempt_number}"
-
-    def reason(self, job: LiveJob) -> str:
-        """Return why a job waits, computed now."""
-        if job.attempt is not None:
-            return "its runner is starting it" if self._runner_of(job) else "its runner is away"
-        runner = next((r for r in self.runners.values() if r.pool == job.pool), None)
-        if runner is None or runner.control is None:
-            return f"pool {job.pool} has no runner yet"
-        ahead = self._queue(job.pool).ahead_of(_waiting(job))
-        return why_waiting(job.need, ahead, runner.free, job.pool)
 
     # -- starting up
 
@@ -132,59 +102,11 @@ class Execution:
             counts,
         ) = await self._database.read(read)
         for row in rows:
-            job = LiveJob(
-                serial=row["serial"],
-                id=row["id"],
-                owner=row["owner"],
-                project=row["project"],
-                pool=row["pool"],
-                name=row["name"],
-                need=Resources(row["cpus_milli"], row["memory_bytes"], row["gpus"]),
-                priority=row["priority"],
-                retries=row["retries"],
-                time_limit_ms=row["time_limit_ms"],
-                keep_alive_ms=row["keep_alive_ms"],
-                grace_ms=row["grace_ms"],
-                attached=row["attached"],
-                created_ns=row["created_ns"],
-                command_name="the command",
-                state=State(row["state"]),
-                wanted=Wanted(row["wanted"]),
-                detached=row["detached"],
-                started_ns=row["started_ns"],
-                attempts=counts.get(row["serial"], 0),
-                key_slot=row["key_slot"],
-            )
-            self._add(job)
-            if job.attached and not job.detached:
-                self._expect_client(job, SERVER_RESTART_WINDOW_SECONDS)
+            job = live_job(row, counts.get(row["serial"], 0))
+            self.live.add(job)
+            self.attendance.expect_after_restart(job)
         for row in attempts:
-            job = self._jobs[row["job_serial"]]
-            attempt = LiveAttempt(
-                serial=row["serial"],
-                number=row["number"],
-                runner=row["runner"],
-                gpus=tuple(json.loads(row["gpu_ids"])),
-                granted_ns=row["granted_ns"],
-                started_ns=row["started_ns"],
-                pid=row["pid"],
-                start_stored=row["state"] != AttemptState.GRANTED,
-            )
-            self._hold(job, attempt)
-
-    def _add(self, job: LiveJob) -> None:
-        self._jobs[job.serial] = job
-        self._by_id[job.id] = job
-        self._queue(job.pool).push(_waiting(job))
-
-    def _queue(self, pool: str) -> PoolQueue:
-        return self._queues.setdefault(pool, PoolQueue())
-
-    def _hold(self, job: LiveJob, attempt: LiveAttempt) -> None:
-        job.attempt = attempt
-        job.attempts = max(job.attempts, attempt.number)
-        self._by_attempt[attempt.serial] = job
-        self._queue(job.pool).discard(_waiting(job))
+            self.live.hold(self.live.jobs[row["job_serial"]], live_attempt(row))
 
     # -- submitting
 
@@ -203,7 +125,7 @@ class Execution:
             raise errors.BadRequest(
                 f"there is no pool {submission.pool!r}; the pools are: {LOCAL_POOL}"
             )
-        runner = self.runners.get(LOCAL_POOL)
+        runner = await self._runner_to_ask()
         if runner is not None:
             problem = never_fits(submission.resources, runner.total, submission.pool)
             if problem is not None:
@@ -234,11 +156,11 @@ class Execution:
             key_slot=slot,
             client=client,
         )
-        command = _command_body(submission)
-        values = _job_values(job, submission, pack(command), encrypted)
-        self._add(job)
+        command = command_body(submission)
+        values = job_row(job, submission, pack(command), encrypted)
+        self.live.add(job)
         attempt, attempt_values = self._grant_now(job, runner)
-        events = [_event(job, State.IN_QUEUE, "submitted")]
+        events = [event_row(job, State.IN_QUEUE, "submitted")]
 
         def store(connection: Connection) -> str | None:
             queries.insert_job(connection, values, attempt_values, events)
@@ -261,10 +183,21 @@ class Execution:
         if client is not None:
             client.accepted(job)
         if attempt is not None:
+            attempt.stored = True
             self._send_spawn(job, attempt, command, environment)
         else:
             self.schedule()
         return job.id
+
+    async def _runner_to_ask(self) -> LiveRunner | None:
+        """Return the pool's runner, which knows what there is; a new server's is on its way."""
+        if not self.live.runners:
+            try:
+                async with asyncio.timeout(_FIRST_RUNNER_SECONDS):
+                    await self._some_runner.wait()
+            except TimeoutError:
+                log.warning("no runner has come yet; what is submitted waits for one")
+        return self.live.runners.get(LOCAL_POOL)
 
     def _grant_now(
         self, job: LiveJob, runner: LiveRunner | None
@@ -272,7 +205,7 @@ class Execution:
         """Grant a new job at once when nobody waits before it and it fits."""
         if runner is None or runner.control is None:
             return None, None
-        alone = len(self._queue(job.pool)) == 1 or job.need == NOTHING
+        alone = len(self.live.queue(job.pool)) == 1 or job.need == NOTHING
         if not alone or not runner.free.fits(job.need):
             return None, None
         runner.free, gpus = runner.free.take(job.need)
@@ -285,23 +218,13 @@ class Execution:
         attempt = LiveAttempt(
             self._attempt_serial, job.attempts + 1, runner.name, gpus, time.time_ns()
         )
-        self._hold(job, attempt)
-        return attempt, {
-            "serial": attempt.serial,
-            "job_serial": job.serial,
-            "task_index": 0,
-            "number": attempt.number,
-            "state": AttemptState.GRANTED,
-            "runner": runner.name,
-            "gpu_ids": json.dumps(gpus),
-            "granted_ns": attempt.granted_ns,
-            "message": "",
-        }
+        self.live.hold(job, attempt)
+        return attempt, attempt_row(job, attempt)
 
     def _send_spawn(
         self, job: LiveJob, attempt: LiveAttempt, command: dict[str, Any], environment: bytes
     ) -> None:
-        runner = self.runners[attempt.runner]
+        runner = self.live.runners[attempt.runner]
         if runner.control is None:
             return  # gone meanwhile; reconciling with it sends the grant again
         if job.client is not None:
@@ -314,7 +237,7 @@ class Execution:
         spec = {
             **command,
             "job": job.id,
-            "folder": os.fsencode(self.folder_of(job.id, attempt.number)),
+            "folder": os.fsencode(self.live.folder_of(job.id, attempt.number)),
             "environment": environment + extra,
             "attached": job.client is not None,
             "limits": [limit, limit],
@@ -328,6 +251,7 @@ class Execution:
         if runner.data is not None:
             self.relay.granted(attempt.serial, runner.data)
         runner.control.send_message(frames.SPAWN, spec, attempt.serial << 2)
+        self.live.send_signals(runner, attempt)
 
     # -- scheduling
 
@@ -339,22 +263,24 @@ class Execution:
 
     def _schedule(self) -> None:
         self._schedule_due = False
-        for runner in self.runners.values():
+        for runner in self.live.runners.values():
             if runner.control is None:
                 continue
-            grants, runner.free = self._queue(runner.pool).choose(runner.free)
+            grants, runner.free = self.live.queue(runner.pool).choose(runner.free)
             for grant in grants:
-                job = self._jobs[grant.serial]
+                job = self.live.jobs[grant.serial]
                 attempt, values = self._grant(job, runner, grant.gpus)
                 self._spawn_task(self._store_grant(job, attempt, values), f"grant {job.id}")
 
     async def _store_grant(
         self, job: LiveJob, attempt: LiveAttempt, values: dict[str, Any]
     ) -> None:
-        def store(connection: Connection) -> None:
+        def store(connection: Connection) -> bool:
             queries.insert_attempt(connection, values)
+            return True
 
-        await self._database.write(store)
+        await self._write_when_there_is_room(store)
+        attempt.stored = True
         await self._spawn_stored(job, attempt)
 
     async def _spawn_stored(self, job: LiveJob, attempt: LiveAttempt) -> None:
@@ -379,17 +305,18 @@ class Execution:
     def runner_joined(self, runner: LiveRunner, reports: list[dict[str, Any]]) -> None:
         """A runner has connected, with all that its keeper holds: reconcile."""
         free = runner.total
-        for held in self._by_attempt.values():
+        for held in self.live.by_attempt.values():
             if held.attempt is not None and held.attempt.runner == runner.name:
                 free = free.without(held.need, held.attempt.gpus)
         runner.free = free
-        self.runners[runner.name] = runner
+        self.live.runners[runner.name] = runner
+        self._some_runner.set()
         known: set[int] = set()
         forget: list[int] = []
         relayed: list[int] = []
         for report in reports:
             serial = report["attempt"]
-            job = self._by_attempt.get(serial)
+            job = self.live.by_attempt.get(serial)
             end = report.get("end")
             if job is None or job.attempt is None or job.attempt.serial != serial:
                 # Ended or superseded here: nothing that it says is taken any more.
@@ -402,8 +329,10 @@ class Execution:
             relayed.append(serial)
             if report.get("pid") is not None:
                 self.attempt_started(serial, report)
-            if job.wanted is Wanted.CANCEL and end is None:
-                self._send_kill(runner, serial, "cancel", job.grace_ms)
+            if end is None:
+                self.live.send_signals(runner, job.attempt)
+                if job.wanted is Wanted.CANCEL:
+                    self._send_kill(runner, serial, "cancel", job.grace_ms)
         if forget and runner.control is not None:
             runner.control.send_message(frames.FORGET, {"attempts": forget})
         if runner.data is not None:
@@ -411,10 +340,13 @@ class Execution:
         for report in reports:
             if report["attempt"] in known and report.get("end") is not None:
                 self.attempt_exited(report["attempt"], report["end"])
-        for held in list(self._by_attempt.values()):
+        for held in list(self.live.by_attempt.values()):
             attempt = held.attempt
             if attempt is None or attempt.runner != runner.name or attempt.serial in known:
                 continue
+            attempt.spawned = False
+            if not attempt.stored:
+                continue  # it is sent once it is
             if attempt.started_ns is None:
                 # The keeper notes an attempt before it starts it, so this one never started.
                 self._spawn_task(self._spawn_stored(held, attempt), f"grant {held.id} again")
@@ -426,21 +358,18 @@ class Execution:
     def runner_left(self, runner: LiveRunner) -> None:
         """The runner's connection is gone; its tasks go on."""
         runner.control = None
+        for held in self.live.by_attempt.values():
+            if held.attempt is not None and held.attempt.runner == runner.name:
+                held.attempt.spawned = False
         if runner.data is not None:
             self.relay.runner_left(runner.data)
             runner.data = None
-
-    def _runner_of(self, job: LiveJob) -> LiveRunner | None:
-        if job.attempt is None:
-            return None
-        runner = self.runners.get(job.attempt.runner)
-        return runner if runner is not None and runner.control is not None else None
 
     # -- reports
 
     def attempt_started(self, serial: int, started: dict[str, Any]) -> None:
         """The command of an attempt runs; ``started`` has its ``pid``, and ``at`` when."""
-        job = self._by_attempt.get(serial)
+        job = self.live.by_attempt.get(serial)
         if job is None or job.attempt is None or job.attempt.started_ns is not None:
             return
         attempt = job.attempt
@@ -459,14 +388,19 @@ class Execution:
             self._spawn_task(self._store_start(job, attempt), f"start {job.id}")
 
     async def _store_start(self, job: LiveJob, attempt: LiveAttempt) -> None:
-        attempt.start_stored = True
-        writes = _start_writes(job, attempt)
-        await self._database.write(writes)
-        self.changes.changed(job.serial)
+        while job.attempt is attempt and not job.ending and not attempt.start_stored:
+            attempt.start_stored = True
+            try:
+                await self._database.write(start_writes(job, attempt))
+            except errors.DiskFull:
+                attempt.start_stored = False
+                await self._wait_for_room()
+            else:
+                self.changes.changed(job.serial)
 
     def attempt_said(self, serial: int, kind: int, body: dict[str, Any]) -> None:
         """The command was stopped or continued by job control."""
-        job = self._by_attempt.get(serial)
+        job = self.live.by_attempt.get(serial)
         if job is not None and job.attempt is not None:
             job.attempt.stopped = kind == frames.STOPPED
             if job.client is not None:
@@ -474,13 +408,13 @@ class Execution:
 
     def output_grew(self, serial: int) -> None:
         """An output stream of an attempt has grown: wake those who follow it."""
-        job = self._by_attempt.get(serial)
+        job = self.live.by_attempt.get(serial)
         if job is not None:
             self.changes.grew(job.serial)
 
     def attempt_exited(self, serial: int, end: dict[str, Any]) -> None:
         """An attempt ended; its processes are gone and its output is spooled."""
-        job = self._by_attempt.get(serial)
+        job = self.live.by_attempt.get(serial)
         if job is None or job.attempt is None or job.ending:
             return
         self._spawn_task(self._finish(job, job.attempt, end), f"end {job.id}")
@@ -498,26 +432,17 @@ class Execution:
         lengths = self._lengths(job, attempt, end)
         start = None
         if attempt.started_ns is not None and not attempt.start_stored:
-            start = _start_writes(job, attempt)
+            start = start_writes(job, attempt)
             attempt.start_stored = True
-        attempt_values = {
-            "state": AttemptState.LOST if lost else AttemptState.ENDED,
-            "ended_ns": end.get("at", now),
-            "exit_code": outcome.exit_code,
-            "message": outcome.message,
-            "stdout_bytes": lengths[0],
-            "stderr_bytes": lengths[1],
-            "cpu_ns": end.get("cpu_ns"),
-            "peak_memory_bytes": end.get("peak_memory_bytes"),
-            "read_bytes": end.get("read_bytes"),
-            "written_bytes": end.get("written_bytes"),
-        }
+        attempt_values = ended_attempt_values(outcome, end, lengths)
         if again:
             job_values: dict[str, Any] = {"state": State.IN_QUEUE, "message": outcome.message}
-            said = [_event(job, State.IN_QUEUE, f"{outcome.message}; trying again", attempt.number)]
+            said = [
+                event_row(job, State.IN_QUEUE, f"{outcome.message}; trying again", attempt.number)
+            ]
         else:
-            job_values = _ended_values(outcome, end.get("at", now))
-            said = [_event(job, outcome.state, outcome.message, attempt.number)]
+            job_values = ended_values(outcome, end.get("at", now))
+            said = [event_row(job, outcome.state, outcome.message, attempt.number)]
 
         def store(connection: Connection) -> bool:
             if start is not None:
@@ -534,14 +459,14 @@ class Execution:
         moved = await self._write_when_there_is_room(store)
         if not moved:
             log.error("the end of attempt %d of job %s was stale", attempt.number, job.id)
-        self._release(job, attempt)
-        runner = self.runners.get(attempt.runner)
+        self.live.release(job, attempt)
+        runner = self.live.runners.get(attempt.runner)
         if runner is not None and runner.control is not None:
             runner.control.send_message(frames.FORGET, {"attempts": [attempt.serial]})
         if again:
             job.ending = False
             job.state = State.IN_QUEUE
-            self._queue(job.pool).push(_waiting(job))
+            self.live.wait(job)
             self.changes.changed(job.serial)
             if job.client is not None:
                 job.client.say(f"{outcome.message}; trying again")
@@ -551,27 +476,25 @@ class Execution:
         self.schedule()
 
     async def _write_when_there_is_room(self, store: Work[bool]) -> bool:
-        """Write an ending; its runner holds it until it is stored, however long the disk is full."""
+        """Write a grant or an ending, however long the disk is full: whoever waits can wait."""
         while True:
             try:
                 return await self._database.write(store)
             except errors.DiskFull as error:
                 log.error("%s; trying again", error.message)  # noqa: TRY400 - no trace needed
-                await asyncio.sleep(_DISK_RETRY_SECONDS)
+                await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        if self._settling:  # the next server hears of it from the runner
+            raise errors.DiskFull("the server ends while its disk is full")
+        await asyncio.sleep(_DISK_RETRY_SECONDS)
 
     def _lengths(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> tuple[int, int]:
         """Return how much output an ended attempt has: its keeper's word, or what is stored."""
         if "stdout" in end:
             return end["stdout"], end["stderr"]
-        folder = str(self.folder_of(job.id, attempt.number))
+        folder = str(self.live.folder_of(job.id, attempt.number))
         return SegmentReader(folder, "stdout").length(), SegmentReader(folder, "stderr").length()
-
-    def _release(self, job: LiveJob, attempt: LiveAttempt) -> None:
-        job.attempt = None
-        self._by_attempt.pop(attempt.serial, None)
-        runner = self.runners.get(attempt.runner)
-        if runner is not None:
-            runner.free = runner.free.give_back(job.need, attempt.gpus)
 
     def _end(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:
         """A terminal state is stored: tell everybody, and let the job go."""
@@ -583,15 +506,7 @@ class Execution:
         self.changes.changed(job.serial)
 
     def _drop(self, job: LiveJob) -> None:
-        self._jobs.pop(job.serial, None)
-        self._by_id.pop(job.id, None)
-        self._queue(job.pool).discard(_waiting(job))
-        self._some_end.set()
-        job.client = None
-        if job.client_gone is not None:
-            job.client_gone.cancel()
-        if job.attempt is not None:
-            self._release(job, job.attempt)
+        self.live.drop(job)
         if job.key_slot is not None:
             self._keys.shred(job.key_slot)
             job.key_slot = None
@@ -599,32 +514,43 @@ class Execution:
     # -- requests about a live job
 
     async def cancel(self, job: LiveJob, why: str = "cancelled") -> None:
-        """End a job: SIGTERM, its grace, SIGKILL.  The wish is stored before it is acted on."""
+        """End a job: SIGTERM, its grace, SIGKILL.  The wish is stored before it is acted on.
+
+        Raises ``errors.DiskFull`` when it cannot be stored; a job that runs, and may be what fills
+        the disk, is ended all the same.
+        """
         job.wanted = Wanted.CANCEL
-        if job.waiting:
-            await self._finish_unstarted(job, why)
-            return
-        await self._write_job(job, {"wanted": Wanted.CANCEL})
-        runner = self._runner_of(job)
+        try:
+            if job.waiting:
+                await self._finish_unstarted(job, why)
+                return
+            await self._write_job(job, {"wanted": Wanted.CANCEL})
+        except errors.DiskFull as error:
+            if job.attempt is None:
+                job.wanted = Wanted.RUN
+                raise
+            self._kill(job)
+            raise errors.DiskFull(
+                f"job {job.id} is being ended, but this could not be stored: {error.message}"
+            ) from error
+        self._kill(job)
+
+    def _kill(self, job: LiveJob) -> None:
+        runner = self.live.runner_of(job)
         if runner is not None and job.attempt is not None:
             self._send_kill(runner, job.attempt.serial, "cancel", job.grace_ms)
 
     async def cancel_all(self) -> None:
         """Cancel every live job."""
-        for job in list(self._jobs.values()):
+        for job in list(self.live.jobs.values()):
             await self.cancel(job)
-
-    async def wait_for_end(self) -> None:
-        """Wait until some live job ends."""
-        self._some_end.clear()
-        await self._some_end.wait()
 
     async def _finish_unstarted(self, job: LiveJob, why: str) -> None:
         if job.ending:
             return
         job.ending = True
         outcome = Outcome(State.CANCELLED, None, why)
-        values = {**_ended_values(outcome, time.time_ns()), "wanted": Wanted.CANCEL}
+        values = {**ended_values(outcome, time.time_ns()), "wanted": Wanted.CANCEL}
         attempt = job.attempt
 
         def store(connection: Connection) -> None:
@@ -632,32 +558,31 @@ class Execution:
                 ended = {"state": AttemptState.ENDED, "message": why}
                 queries.move_attempt(connection, attempt.serial, ("GRANTED",), ended)
             if queries.move_job(connection, job.serial, queries.LIVE, values):
-                queries.insert_events(connection, [_event(job, State.CANCELLED, why)])
+                queries.insert_events(connection, [event_row(job, State.CANCELLED, why)])
 
-        await self._database.write(store)
+        try:
+            await self._database.write(store)
+        except BaseException:
+            job.ending = False
+            raise
         if attempt is not None:
-            self._release(job, attempt)
+            self.live.release(job, attempt)
         self._end(job, outcome, (0, 0))
         self.schedule()
-
-    def signal(self, job: LiveJob, number: int) -> None:
-        """Send a signal to the command's process group."""
-        runner = self._runner_of(job)
-        if runner is not None and runner.control is not None and job.attempt is not None:
-            channel = job.attempt.serial << 2
-            runner.control.send_message(frames.SIGNAL, {"signal": number}, channel)
-
-    def forward(self, job: LiveJob, kind: int, body: dict[str, Any]) -> None:
-        """Send a control frame about a job's attempt to its runner."""
-        runner = self._runner_of(job)
-        if runner is not None and runner.control is not None and job.attempt is not None:
-            runner.control.send_message(kind, body, job.attempt.serial << 2)
 
     async def set_time_limit(self, job: LiveJob, limit_ms: int | None) -> None:
         """Change a job's time limit, counted from its start."""
         await self._write_job(job, {"time_limit_ms": limit_ms})
         job.time_limit_ms = limit_ms
-        self.forward(job, frames.DEADLINE, {"limit_ms": limit_ms})
+        self.live.forward(job, frames.DEADLINE, {"limit_ms": limit_ms})
+
+    async def detach_client(self, job: LiveJob, client: Client) -> None:
+        """The job's client leaves on purpose: stored, so that a restart does not miss it."""
+        self.attendance.left(job, client)
+        await self._write_job(job, {"detached": True})
+
+    def _give_up(self, job: LiveJob, why: str) -> None:
+        self._spawn_task(self.cancel(job, why), f"cancel {job.id}")
 
     async def _write_job(self, job: LiveJob, values: dict[str, Any]) -> None:
         def store(connection: Connection) -> bool:
@@ -670,51 +595,6 @@ class Execution:
         if runner.control is not None:
             body = {"why": why, "grace_ms": grace_ms}
             runner.control.send_message(frames.KILL, body, serial << 2)
-
-    # -- clients
-
-    def client_back(self, job: LiveJob, client: Client) -> None:
-        """A client attached to the job; another one that was attached is let go."""
-        if job.client is not None and job.client is not client:
-            job.client.replaced()
-        job.client = client
-        if job.client_gone is not None:
-            job.client_gone.cancel()
-            job.client_gone = None
-
-    def client_lost(self, job: LiveJob, client: Client) -> None:
-        """The job's client went away without a word."""
-        if job.client is not client:
-            return
-        job.client = None
-        if job.attached and not job.detached:
-            self._expect_client(job, job.keep_alive_ms / 1000)
-
-    async def client_detached(self, job: LiveJob, client: Client) -> None:
-        """The client left on purpose: the job goes on without one."""
-        if job.client is client:
-            job.client = None
-        job.detached = True
-        await self._write_job(job, {"detached": True})
-
-    def _expect_client(self, job: LiveJob, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        if job.client_gone is not None:
-            job.client_gone.cancel()
-        wait = max(seconds, job.keep_alive_ms / 1000)
-        job.client_gone = loop.call_later(wait, self._client_is_gone, job)
-
-    def _client_is_gone(self, job: LiveJob) -> None:
-        job.client_gone = None
-        if job.ending or job.client is not None:
-            return
-        if job.waiting:
-            why = "its client went away before it started"
-            self._spawn_task(self.cancel(job, why), f"cancel {job.id}")
-            return
-        # As a terminal that closes: the hangup goes to the command, which may choose to stay.
-        self.signal(job, signal.SIGHUP)
-        self.signal(job, signal.SIGCONT)
 
     # -- tasks of this service
 
@@ -729,89 +609,7 @@ class Execution:
             log.error("%s failed", task.get_name(), exc_info=error)
 
     async def settle(self) -> None:
-        """Wait for the writes that are under way."""
+        """Wait for the writes that are under way; those that wait for room are given up."""
+        self._settling = True
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _waiting(job: LiveJob) -> Waiting:
-    return Waiting(job.serial, job.priority, job.need)
-
-
-def _event(job: LiveJob, kind: str, message: str, attempt: int | None = None) -> dict[str, Any]:
-    return {
-        "job_serial": job.serial,
-        "at_ns": time.time_ns(),
-        "kind": str(kind),
-        "attempt": attempt,
-        "message": message,
-    }
-
-
-def _start_writes(job: LiveJob, attempt: LiveAttempt) -> Any:
-    said = [{**_event(job, State.RUNNING, "started", attempt.number), "at_ns": attempt.started_ns}]
-    job_values = {"state": State.RUNNING, "started_ns": job.started_ns}
-    attempt_values = {
-        "state": AttemptState.RUNNING,
-        "pid": attempt.pid,
-        "started_ns": attempt.started_ns,
-    }
-
-    def store(connection: Connection) -> None:
-        queries.move_attempt(connection, attempt.serial, ("GRANTED",), attempt_values)
-        if queries.move_job(connection, job.serial, (State.IN_QUEUE,), job_values):
-            queries.insert_events(connection, said)
-
-    return store
-
-
-def _ended_values(outcome: Outcome, at_ns: int) -> dict[str, Any]:
-    return {
-        "state": outcome.state,
-        "exit_code": outcome.exit_code,
-        "message": outcome.message,
-        "ended_ns": at_ns,
-        "environment": None,
-        "key_slot": None,
-    }
-
-
-def _command_body(submission: Submission) -> dict[str, Any]:
-    body = asdict(submission.command)
-    body["tty"] = body.pop("terminal")
-    return body
-
-
-def _job_values(
-    job: LiveJob, submission: Submission, command: bytes, environment: bytes
-) -> dict[str, Any]:
-    return {
-        "serial": job.serial,
-        "id": job.id,
-        "owner": job.owner,
-        "project": job.project,
-        "jurisdiction": LOCAL_JURISDICTION,
-        "submit_key": submission.key,
-        "attached": submission.attached,
-        "detached": False,
-        "name": submission.name,
-        "labels": json.dumps(submission.labels),
-        "pool": submission.pool,
-        "command": command,
-        "environment": environment,
-        "key_slot": job.key_slot,
-        "cpus_milli": job.need.cpus_milli,
-        "memory_bytes": job.need.memory_bytes,
-        "gpus": job.need.gpus,
-        "time_limit_ms": job.time_limit_ms,
-        "retries": job.retries,
-        "priority": job.priority,
-        "keep_alive_ms": job.keep_alive_ms,
-        "grace_ms": job.grace_ms,
-        "source": submission.source,
-        "state": State.IN_QUEUE,
-        "wanted": Wanted.RUN,
-        "message": "",
-        "created_ns": job.created_ns,
-        "kept": True,
-    }

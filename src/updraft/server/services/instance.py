@@ -36,7 +36,7 @@ class Instance:
     @property
     def busy(self) -> bool:
         """Whether there is a reason to stay."""
-        return self._execution.live_count > 0
+        return len(self._execution.live) > 0
 
     def _authorise(self, who: Principal) -> None:
         if who.owner != self._owner:
@@ -45,8 +45,8 @@ class Instance:
     def status(self, who: Principal) -> dict[str, Any]:
         """Return processes, versions, paths and counts.  Raises ``errors.NotAllowed``."""
         self._authorise(who)
-        counts = self._execution.counts()
-        runner = self._execution.runners.get("local")
+        counts = self._execution.live.counts()
+        runner = self._execution.live.runners.get("local")
         connected = runner is not None and runner.control is not None
         return {
             "server": {
@@ -76,7 +76,7 @@ class Instance:
         """
         self._authorise(who)
         if mode == "refuse" and self.busy:
-            counts = self._execution.counts()
+            counts = self._execution.live.counts()
             raise errors.Conflict(
                 f"{_jobs(counts[State.RUNNING])} running and {counts[State.IN_QUEUE]} waiting; "
                 "wait for them with --drain, or end them with --cancel"
@@ -86,7 +86,7 @@ class Instance:
         if mode == "cancel":
             await self._execution.cancel_all()
         while self.busy:
-            await self._execution.wait_for_end()
+            await self._execution.live.wait_for_end()
         await self._execution.settle()
         self.disarm_runner(cancel=False)
         self.stop_requested.set()
@@ -101,7 +101,7 @@ class Instance:
 
     def replace_old_keeper(self) -> None:
         """Let an idle keeper of another release leave; the runner is started again, of this one."""
-        runner = self._execution.runners.get("local")
+        runner = self._execution.live.runners.get("local")
         if runner is None or runner.control is None or self.busy or self.stopping:
             return
         if runner.keeper_release != settings.installed_release():
@@ -111,7 +111,7 @@ class Instance:
         """Tell the runner to leave, and nobody to start us again."""
         Path(self._folders.stopped).touch(mode=0o600)
         self.stopping = True
-        for runner in self._execution.runners.values():
+        for runner in self._execution.live.runners.values():
             if runner.control is not None:
                 runner.control.send_message(frames.STOP, {"cancel": cancel})
 

@@ -90,7 +90,7 @@ class Jobs:
             )
 
         row, command, attempts, reruns = await self._database.read(read)
-        if not State(row["state"]).terminal and self._execution.find_serial(serial) is None:
+        if not State(row["state"]).terminal and self._execution.live.find_serial(serial) is None:
             row, command, attempts, reruns = await self._database.read(read)  # it ended meanwhile
         return JobView(row, unpack_dict(command), self._reason(row), attempts, reruns)
 
@@ -101,7 +101,7 @@ class Jobs:
         with self._execution.changes.follow(serial) as changed:
             try:
                 async with asyncio.timeout(seconds):
-                    while self._execution.find_serial(serial) is not None:
+                    while self._execution.live.find_serial(serial) is not None:
                         changed.clear()
                         await changed.wait()
             except TimeoutError:
@@ -110,11 +110,11 @@ class Jobs:
 
     async def resolve(self, who: Principal, job_id: str) -> LiveJob | EndedJob:
         """Return the live job, or how it ended."""
-        live = self._execution.find(job_id)
+        live = self._execution.live.find(job_id)
         if live is not None and live.owner == who.owner and live.project == who.project:
             return live
         row = await self.row(who, job_id)
-        live = self._execution.find_serial(row["serial"])
+        live = self._execution.live.find_serial(row["serial"])
         if live is not None:
             return live
         state = State(row["state"])
@@ -157,7 +157,7 @@ class Jobs:
             row["serial"]
             for row in rows
             if not State(row["state"]).terminal
-            and self._execution.find_serial(row["serial"]) is None
+            and self._execution.live.find_serial(row["serial"]) is None
         ]
         if ended:  # between our read and now; what has ended has no reason to wait
             newer = await self._database.read(lambda c: queries.find_serials(c, ended))
@@ -174,14 +174,14 @@ class Jobs:
         state = State(row["state"])
         if state.terminal:
             return str(row["message"])
-        job = self._execution.find_serial(row["serial"])
+        job = self._execution.live.find_serial(row["serial"])
         if job is None:
             return None
         if job.wanted is Wanted.CANCEL:
             return "it is being cancelled"
         if state is State.IN_QUEUE:
-            return self._execution.reason(job)
-        runner = self._execution.runners.get(job.attempt.runner) if job.attempt else None
+            return self._execution.live.reason(job)
+        runner = self._execution.live.runners.get(job.attempt.runner) if job.attempt else None
         if runner is None or runner.control is None:
             return "its runner is away; the job goes on without it"
         if job.attempt is not None and job.attempt.stopped:
@@ -204,7 +204,7 @@ class Jobs:
         with self._execution.changes.follow(serial) as changed:
             while True:
                 changed.clear()
-                ended = self._execution.find_serial(serial) is None
+                ended = self._execution.live.find_serial(serial) is None
                 batch = await self._database.read(
                     lambda c, after=after: queries.events_of(c, serial, after, _EVENT_BATCH)  # type: ignore[misc]
                 )

@@ -107,7 +107,7 @@ class Logs:
             while number is not None:
                 if number:
                     part = window if number == first else _whole(window)
-                    folder = self._execution.folder_of(job_id, number)
+                    folder = self._execution.live.folder_of(job_id, number)
                     with _Attempt(folder, number, part) as attempt:
                         for piece in await asyncio.to_thread(attempt.begin):
                             yield piece
@@ -130,14 +130,14 @@ class Logs:
 
     def _over(self, serial: int, number: int) -> bool:
         """Whether the attempt writes no more."""
-        job = self._execution.find_serial(serial)
+        job = self._execution.live.find_serial(serial)
         return job is None or job.attempt is None or job.attempt.number != number
 
     async def _next(self, serial: int, number: int, changed: asyncio.Event) -> int | None:
         """Wait for the attempt behind ``number``; None when the job ends without one."""
         while True:
             changed.clear()
-            job = self._execution.find_serial(serial)
+            job = self._execution.live.find_serial(serial)
             if job is None:
                 made = await self._database.read(lambda c: queries.attempts_of(c, serial))
                 return number + 1 if made and made[-1]["number"] > number else None

@@ -1,0 +1,66 @@
+"""Whose client is there: what happens to an attached job when its client goes and comes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from updraft.server.services.live import Client, LiveJob
+from updraft.server.services.live_jobs import LiveJobs
+
+SERVER_RESTART_WINDOW_SECONDS = 30.0
+"""How long an attached job waits for its client after the server was restarted."""
+
+
+class Attendance:
+    """The clients of attached jobs.  ``give_up`` cancels a job that waits for nobody."""
+
+    def __init__(self, live: LiveJobs, give_up: Callable[[LiveJob, str], None]) -> None:
+        self._live = live
+        self._give_up = give_up
+
+    def back(self, job: LiveJob, client: Client) -> None:
+        """A client attached to the job; another one that was attached is let go."""
+        if job.client is not None and job.client is not client:
+            job.client.replaced()
+        job.client = client
+        if job.client_gone is not None:
+            job.client_gone.cancel()
+            job.client_gone = None
+
+    def lost(self, job: LiveJob, client: Client) -> None:
+        """The job's client went away without a word."""
+        if job.client is not client:
+            return
+        job.client = None
+        if job.attached and not job.detached:
+            self._expect(job, job.keep_alive_ms / 1000)
+
+    def left(self, job: LiveJob, client: Client) -> None:
+        """The job's client left on purpose: it goes on without one."""
+        if job.client is client:
+            job.client = None
+        job.detached = True
+
+    def expect_after_restart(self, job: LiveJob) -> None:
+        """The server was restarted: the clients of attached jobs are about to come back."""
+        if job.attached and not job.detached:
+            self._expect(job, SERVER_RESTART_WINDOW_SECONDS)
+
+    def _expect(self, job: LiveJob, seconds: float) -> None:
+        if job.client_gone is not None:
+            job.client_gone.cancel()
+        wait = max(seconds, job.keep_alive_ms / 1000)
+        job.client_gone = asyncio.get_running_loop().call_later(wait, self._is_gone, job)
+
+    def _is_gone(self, job: LiveJob) -> None:
+        job.client_gone = None
+        if job.ending or job.client is not None:
+            return
+        if job.waiting:
+            self._give_up(job, "its client went away before it started")
+            return
+        # As a terminal that closes: the hangup goes to the command, which may choose to stay.
+        self._live.signal(job, signal.SIGHUP)
+        self._live.signal(job, signal.SIGCONT)

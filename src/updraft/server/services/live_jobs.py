@@ -1,0 +1,148 @@
+"""All live jobs, by every name that they are looked up by, and what of the pools they hold."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from updraft.model.states import State
+from updraft.scheduling.queue import PoolQueue, Waiting, why_waiting
+from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
+from updraft.wire import frames
+
+_MOST_KEPT_SIGNALS = 64
+
+
+class LiveJobs:
+    """The jobs that have not ended, the runners, and the queue of each pool.
+
+    Only memory: whoever changes something here has stored it first.
+    """
+
+    def __init__(self, logs_folder: str) -> None:
+        self.jobs: dict[int, LiveJob] = {}
+        self.by_attempt: dict[int, LiveJob] = {}
+        self.runners: dict[str, LiveRunner] = {}
+        self._by_id: dict[str, LiveJob] = {}
+        self._queues: dict[str, PoolQueue] = {}
+        self._logs = Path(logs_folder)
+        self._some_end = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    # -- looking
+
+    def counts(self) -> dict[str, int]:
+        """Return how many live jobs run and wait."""
+        running = sum(1 for job in self.jobs.values() if job.state is not State.IN_QUEUE)
+        return {State.RUNNING: running, State.IN_QUEUE: len(self.jobs) - running}
+
+    def find(self, job_id: str) -> LiveJob | None:
+        """Return the live job with this id."""
+        return self._by_id.get(job_id)
+
+    def find_serial(self, serial: int) -> LiveJob | None:
+        """Return the live job with this serial."""
+        return self.jobs.get(serial)
+
+    def queue(self, pool: str) -> PoolQueue:
+        """Return a pool's queue."""
+        return self._queues.setdefault(pool, PoolQueue())
+
+    def folder_of(self, job_id: str, attempt_number: int) -> Path:
+        """Return where an attempt's output is stored."""
+        return self._logs / job_id / f"0.{attempt_number}"
+
+    def runner_of(self, job: LiveJob) -> LiveRunner | None:
+        """Return the connected runner of a job's attempt."""
+        if job.attempt is None:
+            return None
+        runner = self.runners.get(job.attempt.runner)
+        return runner if runner is not None and runner.control is not None else None
+
+    def reason(self, job: LiveJob) -> str:
+        """Return why a job waits, computed now."""
+        if job.attempt is not None:
+            return "its runner is starting it" if self.runner_of(job) else "its runner is away"
+        runner = next((r for r in self.runners.values() if r.pool == job.pool), None)
+        if runner is None or runner.control is None:
+            return f"pool {job.pool} has no runner yet"
+        ahead = self.queue(job.pool).ahead_of(_waiting(job))
+        return why_waiting(job.need, ahead, runner.free, job.pool)
+
+    async def wait_for_end(self) -> None:
+        """Wait until some live job ends."""
+        self._some_end.clear()
+        await self._some_end.wait()
+
+    # -- changing
+
+    def add(self, job: LiveJob) -> None:
+        """A new job waits in its pool's queue."""
+        self.jobs[job.serial] = job
+        self._by_id[job.id] = job
+        self.wait(job)
+
+    def wait(self, job: LiveJob) -> None:
+        """A job waits (again)."""
+        self.queue(job.pool).push(_waiting(job))
+
+    def hold(self, job: LiveJob, attempt: LiveAttempt) -> None:
+        """An attempt is granted: the job waits no more."""
+        job.attempt = attempt
+        job.attempts = max(job.attempts, attempt.number)
+        self.by_attempt[attempt.serial] = job
+        self.queue(job.pool).discard(_waiting(job))
+
+    def release(self, job: LiveJob, attempt: LiveAttempt) -> None:
+        """An attempt is over: what it held is free."""
+        job.attempt = None
+        self.by_attempt.pop(attempt.serial, None)
+        runner = self.runners.get(attempt.runner)
+        if runner is not None:
+            runner.free = runner.free.give_back(job.need, attempt.gpus)
+
+    def drop(self, job: LiveJob) -> None:
+        """A job has ended, or could not be stored."""
+        self.jobs.pop(job.serial, None)
+        self._by_id.pop(job.id, None)
+        self.queue(job.pool).discard(_waiting(job))
+        self._some_end.set()
+        job.client = None
+        if job.client_gone is not None:
+            job.client_gone.cancel()
+        if job.attempt is not None:
+            self.release(job, job.attempt)
+
+    # -- to a job's runner
+
+    def forward(self, job: LiveJob, kind: int, body: dict[str, Any]) -> None:
+        """Send a control frame about a job's attempt to its runner, if that is there."""
+        runner = self.runner_of(job)
+        if runner is not None and runner.control is not None and job.attempt is not None:
+            runner.control.send_message(kind, body, job.attempt.serial << 2)
+
+    def signal(self, job: LiveJob, number: int) -> None:
+        """Send a signal to the command's process group, once there is one."""
+        attempt, runner = job.attempt, self.runner_of(job)
+        if attempt is None:
+            return
+        if len(attempt.signals) < _MOST_KEPT_SIGNALS:
+            attempt.signals.append(number)
+        if runner is not None and attempt.spawned:
+            self.send_signals(runner, attempt)
+
+    def send_signals(self, runner: LiveRunner, attempt: LiveAttempt) -> None:
+        """Send what waits for an attempt that the runner knows from now on."""
+        attempt.spawned = True
+        for number in attempt.signals:
+            if runner.control is not None:
+                channel = attempt.serial << 2
+                runner.control.send_message(frames.SIGNAL, {"signal": number}, channel)
+        attempt.signals.clear()
+
+
+def _waiting(job: LiveJob) -> Waiting:
+    return Waiting(job.serial, job.priority, job.need)

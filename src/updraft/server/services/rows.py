@@ -1,0 +1,177 @@
+"""The rows that the services write: jobs, attempts and events, from what is live."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from updraft.model.job import LOCAL_JURISDICTION, Outcome, Resources, Submission
+from updraft.model.states import AttemptState, State, Wanted
+from updraft.server.services.live import LiveAttempt, LiveJob
+from updraft.store import jobs as queries
+from updraft.store.database import Work
+
+
+def event_row(job: LiveJob, kind: str, message: str, attempt: int | None = None) -> dict[str, Any]:
+    """Return an event of now."""
+    return {
+        "job_serial": job.serial,
+        "at_ns": time.time_ns(),
+        "kind": str(kind),
+        "attempt": attempt,
+        "message": message,
+    }
+
+
+def start_writes(job: LiveJob, attempt: LiveAttempt) -> Work[None]:
+    """Return the write that stores an attempt's start."""
+    said = [
+        {**event_row(job, State.RUNNING, "started", attempt.number), "at_ns": attempt.started_ns}
+    ]
+    job_values = {"state": State.RUNNING, "started_ns": job.started_ns}
+    attempt_values = {
+        "state": AttemptState.RUNNING,
+        "pid": attempt.pid,
+        "started_ns": attempt.started_ns,
+    }
+
+    def store(connection: Connection) -> None:
+        queries.move_attempt(connection, attempt.serial, ("GRANTED",), attempt_values)
+        if queries.move_job(connection, job.serial, (State.IN_QUEUE,), job_values):
+            queries.insert_events(connection, said)
+
+    return store
+
+
+def ended_values(outcome: Outcome, at_ns: int) -> dict[str, Any]:
+    """Return what a job's end writes to its row."""
+    return {
+        "state": outcome.state,
+        "exit_code": outcome.exit_code,
+        "message": outcome.message,
+        "ended_ns": at_ns,
+        "environment": None,
+        "key_slot": None,
+    }
+
+
+def command_body(submission: Submission) -> dict[str, Any]:
+    """Return the command as it is stored and sent to runners."""
+    body = asdict(submission.command)
+    body["tty"] = body.pop("terminal")
+    return body
+
+
+def job_row(
+    job: LiveJob, submission: Submission, command: bytes, environment: bytes
+) -> dict[str, Any]:
+    """Return the row of a new job; ``command`` is packed, ``environment`` encrypted."""
+    return {
+        "serial": job.serial,
+        "id": job.id,
+        "owner": job.owner,
+        "project": job.project,
+        "jurisdiction": LOCAL_JURISDICTION,
+        "submit_key": submission.key,
+        "attached": submission.attached,
+        "detached": False,
+        "name": submission.name,
+        "labels": json.dumps(submission.labels),
+        "pool": submission.pool,
+        "command": command,
+        "environment": environment,
+        "key_slot": job.key_slot,
+        "cpus_milli": job.need.cpus_milli,
+        "memory_bytes": job.need.memory_bytes,
+        "gpus": job.need.gpus,
+        "time_limit_ms": job.time_limit_ms,
+        "retries": job.retries,
+        "priority": job.priority,
+        "keep_alive_ms": job.keep_alive_ms,
+        "grace_ms": job.grace_ms,
+        "source": submission.source,
+        "state": State.IN_QUEUE,
+        "wanted": Wanted.RUN,
+        "message": "",
+        "created_ns": job.created_ns,
+        "kept": True,
+    }
+
+
+def attempt_row(job: LiveJob, attempt: LiveAttempt) -> dict[str, Any]:
+    """Return the row of a granted attempt."""
+    return {
+        "serial": attempt.serial,
+        "job_serial": job.serial,
+        "task_index": 0,
+        "number": attempt.number,
+        "state": AttemptState.GRANTED,
+        "runner": attempt.runner,
+        "gpu_ids": json.dumps(attempt.gpus),
+        "granted_ns": attempt.granted_ns,
+        "message": "",
+    }
+
+
+def ended_attempt_values(
+    outcome: Outcome, end: dict[str, Any], lengths: tuple[int, int]
+) -> dict[str, Any]:
+    """Return what an attempt's end writes to its row."""
+    return {
+        "state": AttemptState.LOST if "lost" in end else AttemptState.ENDED,
+        "ended_ns": end.get("at") or time.time_ns(),
+        "exit_code": outcome.exit_code,
+        "message": outcome.message,
+        "stdout_bytes": lengths[0],
+        "stderr_bytes": lengths[1],
+        "cpu_ns": end.get("cpu_ns"),
+        "peak_memory_bytes": end.get("peak_memory_bytes"),
+        "read_bytes": end.get("read_bytes"),
+        "written_bytes": end.get("written_bytes"),
+    }
+
+
+def live_job(row: RowMapping, attempts: int) -> LiveJob:
+    """Return the live job of a stored row that has had so many attempts."""
+    return LiveJob(
+        serial=row["serial"],
+        id=row["id"],
+        owner=row["owner"],
+        project=row["project"],
+        pool=row["pool"],
+        name=row["name"],
+        need=Resources(row["cpus_milli"], row["memory_bytes"], row["gpus"]),
+        priority=row["priority"],
+        retries=row["retries"],
+        time_limit_ms=row["time_limit_ms"],
+        keep_alive_ms=row["keep_alive_ms"],
+        grace_ms=row["grace_ms"],
+        attached=row["attached"],
+        created_ns=row["created_ns"],
+        command_name="the command",
+        state=State(row["state"]),
+        wanted=Wanted(row["wanted"]),
+        detached=row["detached"],
+        started_ns=row["started_ns"],
+        attempts=attempts,
+        key_slot=row["key_slot"],
+    )
+
+
+def live_attempt(row: RowMapping) -> LiveAttempt:
+    """Return the live attempt of a stored row."""
+    return LiveAttempt(
+        serial=row["serial"],
+        number=row["number"],
+        runner=row["runner"],
+        gpus=tuple(json.loads(row["gpu_ids"])),
+        granted_ns=row["granted_ns"],
+        started_ns=row["started_ns"],
+        pid=row["pid"],
+        stored=True,
+        start_stored=row["state"] != AttemptState.GRANTED,
+    )
