@@ -20,8 +20,11 @@ WAITING_AGENT = ["/bin/cat"]
 class KeeperProcess:
     """Starts a keeper, and makes sure in the end that nothing of it is left."""
 
-    def __init__(self, folder: Path, agent: list[str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, agent: list[str] | None = None, *, cgroups: bool = False
+    ) -> None:
         self.folder = folder
+        self.options = [] if cgroups else ["--no-cgroups"]
         self.socket = folder / "keeper.sock"
         self.agent = WAITING_AGENT if agent is None else agent
         self._spawned = 0
@@ -32,7 +35,7 @@ class KeeperProcess:
         """Start it, also again in the same folder."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         command = [sys.executable, "-I", "-m", "updraft.runner.keeper"]
-        command += ["--folder", str(self.folder), "--no-cgroups", "--", *self.agent]
+        command += ["--folder", str(self.folder), *self.options, "--", *self.agent]
         with (self.folder.parent / "keeper.log").open("ab") as log:
             # The folder of the logs may be on a disk that the test fills.
             self.process = subprocess.Popen(

@@ -374,6 +374,8 @@ class Attached:
         if self._terminal is not None:
             self._terminal.restore()
         if state == "SUCCESS":
+            if "out of memory" in ended["message"]:
+                self.say(ended["message"])  # a shell that lost its child tells no more than 137
             self._end_as_the_command_did(code)
             if code in (errors.EXIT_NOT_FOUND, errors.EXIT_NOT_EXECUTABLE) and not self._started:
                 self.say(ended["message"])

@@ -215,7 +215,7 @@ class Slot:
     """One group in each hierarchy.  ``name`` is its path below each tree's parent."""
 
     def __init__(self, trees: list[hierarchies.Tree], name: str) -> None:
-        self._folders = [os.path.join(tree.parent, name) for tree in trees]
+        self.folders = [os.path.join(tree.parent, name) for tree in trees]
         self._controllers: list[controllers.Controller] = []
         self._memory: controllers.MemoryV1 | controllers.MemoryV2 | None = None
         self._pids: controllers.Processes | None = None
@@ -224,7 +224,7 @@ class Slot:
         self.cloned = False
         """Whether the first two entries are a v2 directory to be cloned into, and its file."""
         try:
-            for tree, folder in zip(trees, self._folders, strict=True):
+            for tree, folder in zip(trees, self.folders, strict=True):
                 os.mkdir(folder)
                 self._open(tree, folder)
             for controller in self._controllers:
@@ -308,14 +308,14 @@ class Slot:
         return True
 
     def _empty(self) -> bool:
-        # Two links and one for each group that a task made below.
-        nested = any(os.stat(folder).st_nlink > 2 for folder in self._folders)
-        return not nested and not any(hierarchies.members(folder) for folder in self._folders)
+        if self._pids is not None and self._pids.count() == 0:
+            return True  # the cheap way; a process that nobody waits for still counts there
+        return not any(hierarchies.members(folder) for folder in self.folders)
 
     def _kill(self) -> None:
         if self._pids is not None:
             self._pids.stop_forks()
-        for folder in self._folders:
+        for folder in self.folders:
             for name in hierarchies.subgroups(folder):
                 hierarchies.clear(os.path.join(folder, name))
             hierarchies.kill_members(folder)
@@ -323,8 +323,8 @@ class Slot:
     def remove(self) -> bool:
         """Remove its groups.  False while processes are left: they are killed."""
         self.close()
-        self._folders = [folder for folder in self._folders if not hierarchies.clear(folder)]
-        return not self._folders
+        self.folders = [folder for folder in self.folders if not hierarchies.clear(folder)]
+        return not self.folders
 
     def close(self) -> None:
         """Close its files."""

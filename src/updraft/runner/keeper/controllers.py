@@ -100,7 +100,7 @@ class MemoryV1:
         self._peak = _File(folder, "memory.max_usage_in_bytes", os.O_RDWR)
         self._events = _File(folder, "memory.oom_control")
         self._swap = os.path.exists(os.path.join(folder, "memory.memsw.limit_in_bytes"))
-        self._kills = 0
+        self._kills = self._count()
         self.limit_bytes = 0
         self.leftover_bytes = 0
         self.spoiled = False
@@ -119,7 +119,8 @@ class MemoryV1:
 
     def measure(self, usage: dict[str, Any]) -> None:
         peak = self._peak.number()
-        kills = (_field(self._events.read(), b"oom_kill") or 0) - self._kills
+        before, self._kills = self._kills, self._count()
+        kills = self._kills - before
         # Near it is at it: the kernel charges in batches, and `memory.failcnt` stays 0 on some.
         reached = 0 < self.limit_bytes <= peak + peak // 16
         # At the limit the kernel gave up the leftover first.
@@ -128,8 +129,10 @@ class MemoryV1:
             usage["oom_kills"] = kills
             usage["out_of_memory"] = "limit" if reached else "machine"
 
+    def _count(self) -> int:
+        return _field(self._events.read(), b"oom_kill") or 0  # since Linux 4.13
+
     def reset(self) -> None:
-        self._kills = _field(self._events.read(), b"oom_kill") or 0
         self._peak.write(b"0")  # to what is in use now
         self.leftover_bytes = self._peak.number()
         self.spoiled = (
@@ -214,8 +217,13 @@ class Processes:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._bound = process_bound()
+        self._current = _File(folder, "pids.current")
         write(folder, "pids.max", self._bound)
         self._stopped = False
+
+    def count(self) -> int:
+        """Return how many threads there are in it and in groups below, dead ones not waited for."""
+        return self._current.number()
 
     def stop_forks(self) -> None:
         """Let no process of the slot fork: who is to be killed cannot run ahead of it."""
@@ -234,7 +242,7 @@ class Processes:
             self._stopped = False
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        self._current.close()
 
 
 def process_bound() -> int:

@@ -42,6 +42,7 @@ _IGNORED = (
 )
 _MAX_FD = 1 << 20
 _KILL_AGAIN_SECONDS = 0.05
+_RSS_ERROR_KIB = 1024  # the kernel counts in batches on each CPU
 _MAX_WAIT_SECONDS = 3600.0  # poll takes no more than 24 days
 
 
@@ -82,8 +83,8 @@ class _Leader:
         self._main_status: int | None = None
         self._cpu_seconds = 0.0
         self._max_rss: int | None = None
-        self._own_rss = processes.resident_bytes() or 0
-        self._io = processes.io_bytes()
+        self._storage = processes.StorageCounts()
+        self._io = self._storage.read()
         self._grace_seconds = 10.0
         self._kill_at: float | None = None
         self._once = False
@@ -227,11 +228,11 @@ class _Leader:
 
     def _count(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
         self._cpu_seconds += usage.ru_utime + usage.ru_stime
-        # A forked child starts with its parent's peak, and exec keeps it: below ours it says
+        # A forked child starts with its parent's peak, and exec keeps it: about ours it says
         # nothing about the command.
-        peak = usage.ru_maxrss * 1024
-        if peak > self._own_rss:
-            self._max_rss = max(self._max_rss or 0, peak)
+        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if usage.ru_maxrss > ours + _RSS_ERROR_KIB:
+            self._max_rss = max(self._max_rss or 0, usage.ru_maxrss * 1024)
         if pid == self._main and self._main_status is None:
             self._main_status = status
 
@@ -240,7 +241,7 @@ class _Leader:
         self._main = None
         self._kill_at = None
         self._close_tty()
-        before, self._io = self._io, processes.io_bytes()
+        before, self._io = self._io, self._storage.read()
         io = None
         if before is not None and self._io is not None:
             io = [now - then for now, then in zip(self._io, before, strict=True)]

@@ -162,18 +162,26 @@ def boot_id() -> str:
         return ""
 
 
-def io_bytes() -> tuple[int, int] | None:
-    """Return what this process and all children that it waited for read from storage and wrote.
+class StorageCounts:
+    """What this process and all children that it waited for read from storage and wrote to it.
 
     Counted where a page is dirtied, so that buffered writes are their writer's (a v1 control group
-    counts them as the kernel's).  None where the kernel cannot tell.
+    counts them as the kernel's).
     """
-    try:
-        with open("/proc/self/io", "rb") as file:
-            counts = dict(line.split(b": ") for line in file.read().splitlines())
-        return int(counts[b"read_bytes"]), int(counts[b"write_bytes"])
-    except (OSError, KeyError, ValueError):
-        return None
+
+    def __init__(self) -> None:
+        try:
+            self._fd = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+
+    def read(self) -> tuple[int, int] | None:
+        """Return bytes read and bytes written, None where the kernel cannot tell."""
+        try:
+            counts = dict(line.split(b": ") for line in os.pread(self._fd, 4096, 0).splitlines())
+            return int(counts[b"read_bytes"]), int(counts[b"write_bytes"])
+        except (OSError, KeyError, ValueError):
+            return None
 
 
 def resident_bytes(pid: int | str = "self") -> int | None:
