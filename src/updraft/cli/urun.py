@@ -13,7 +13,7 @@ from updraft import errors, settings
 from updraft.cli import attached, launch_options
 from updraft.cli.terminal import Terminal
 from updraft.sdk.session import Session
-from updraft.sdk.submission import environment_block, submission
+from updraft.sdk.submission import environment_block, pipes, submission
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def _run(options: launch_options.LaunchOptions, program: str, closed: list[int])
         tty = os.isatty(0) and os.isatty(1)
     body = _submission(options, attached=True)
     body["closed_fds"] = closed
+    body["pipes"] = pipes()
     body["one_output"] = not tty and attached.is_one_output()
     if tty:
         terminal = Terminal(0 if os.isatty(0) else 1)

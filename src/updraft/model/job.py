@@ -101,6 +101,8 @@ class Submission:
     name: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     pool: str = LOCAL_POOL
+    pipes: tuple[str, str] = ("", "")
+    """The identities of the pipes that the client's stdin and stdout are; empty: no pipe."""
     source: str | None = None
     """The job that this one runs again."""
 

@@ -6,6 +6,7 @@ On the launch path: imports only what the import-set test allows.
 from __future__ import annotations
 
 import os
+import stat
 
 from updraft import errors
 from updraft.c_modules import signal
@@ -64,6 +65,18 @@ def environment_block(overrides: list[bytes]) -> bytes:
     return b"\0".join(key + b"=" + value for key, value in environment.items())
 
 
+def pipes() -> list[str]:
+    """Return the identities of the pipes that are our stdin and stdout, empty where it is none.
+
+    By them the server sees which jobs are stages of one pipeline.
+    """
+    found = []
+    for fd in (0, 1):
+        info = os.fstat(fd)
+        found.append(f"{info.st_dev}:{info.st_ino}" if stat.S_ISFIFO(info.st_mode) else "")
+    return found
+
+
 def submission(argv: list[bytes], *, attached: bool) -> dict[str, Any]:
     """Return a submission of ``argv`` with every field at its default.
 
@@ -78,6 +91,7 @@ def submission(argv: list[bytes], *, attached: bool) -> dict[str, Any]:
         "stdin": attached,
         "closed_fds": [],
         "one_output": False,
+        "pipes": ["", ""],
         "tty": None,
         "name": "",
         "labels": {},

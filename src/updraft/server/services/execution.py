@@ -155,6 +155,7 @@ class Execution:
             terminal=submission.command.terminal is not None,
             key_slot=slot,
             client=client,
+            pipes=submission.pipes,
         )
         command = command_body(submission)
         values = job_row(job, submission, pack(command), encrypted)
@@ -185,8 +186,7 @@ class Execution:
         if attempt is not None:
             attempt.stored = True
             self._send_spawn(job, attempt, command, environment)
-        else:
-            self.schedule()
+        self.schedule()  # for itself, or for the stages of a pipeline that wait for it
         return job.id
 
     async def _runner_to_ask(self) -> LiveRunner | None:
@@ -271,6 +271,8 @@ class Execution:
                 job = self.live.jobs[grant.serial]
                 attempt, values = self._grant(job, runner, grant.gpus)
                 self._spawn_task(self._store_grant(job, attempt, values), f"grant {job.id}")
+            if grants:
+                self.schedule()  # other stages of their pipelines may start now
 
     async def _store_grant(
         self, job: LiveJob, attempt: LiveAttempt, values: dict[str, Any]

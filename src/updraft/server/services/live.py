@@ -75,6 +75,8 @@ class LiveJob:
     created_ns: int
     command_name: str
     terminal: bool = False
+    pipes: tuple[str, str] = ("", "")
+    """The pipes that its client reads and writes (``urun a | urun b``)."""
     state: State = State.IN_QUEUE
     wanted: Wanted = Wanted.RUN
     detached: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class LiveJobs:
         self.runners: dict[str, LiveRunner] = {}
         self._by_id: dict[str, LiveJob] = {}
         self._queues: dict[str, PoolQueue] = {}
+        self._ends: dict[str, set[LiveJob]] = {}  # who reads or writes a pipe
         self._logs = Path(logs_folder)
         self._some_end = asyncio.Event()
 
@@ -83,6 +85,10 @@ class LiveJobs:
         """A new job waits in its pool's queue."""
         self.jobs[job.serial] = job
         self._by_id[job.id] = job
+        for pipe in filter(None, job.pipes):
+            self._ends.setdefault(pipe, set()).add(job)
+        if any(stage.attempt is not None for stage in self._stages_beside(job)):
+            job.need = replace(job.need, cpus_milli=0)
         self.wait(job)
 
     def wait(self, job: LiveJob) -> None:
@@ -95,6 +101,22 @@ class LiveJobs:
         job.attempts = max(job.attempts, attempt.number)
         self.by_attempt[attempt.serial] = job
         self.queue(job.pool).discard(_waiting(job))
+        for stage in self._stages_beside(job):
+            if stage.waiting:
+                self.queue(stage.pool).discard(_waiting(stage))
+                stage.need = replace(stage.need, cpus_milli=0)
+                self.wait(stage)
+
+    def _stages_beside(self, job: LiveJob) -> list[LiveJob]:
+        """Return the jobs before and behind this one in a pipeline (``urun a | urun b``).
+
+        The stages of a pipeline wait for each other, so they must not wait for each other's CPUs:
+        once one of them has its grant, the others start beside it.
+        """
+        reads, writes = job.pipes
+        before = [other for other in self._ends.get(reads, ()) if other.pipes[1] == reads]
+        behind = [other for other in self._ends.get(writes, ()) if other.pipes[0] == writes]
+        return [other for other in before + behind if other is not job]
 
     def release(self, job: LiveJob, attempt: LiveAttempt) -> None:
         """An attempt is over: what it held is free."""
@@ -109,6 +131,10 @@ class LiveJobs:
         self.jobs.pop(job.serial, None)
         self._by_id.pop(job.id, None)
         self.queue(job.pool).discard(_waiting(job))
+        for pipe in filter(None, job.pipes):
+            self._ends[pipe].discard(job)
+            if not self._ends[pipe]:
+                del self._ends[pipe]
         self._some_end.set()
         job.client = None
         if job.client_gone is not None:

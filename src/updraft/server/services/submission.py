@@ -57,6 +57,7 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         name=_typed(body, "name", str),
         labels=_labels(body),
         pool=_typed(body, "pool", str),
+        pipes=_pipes(body),
         source=body.get("source"),
     )
     if not 8 <= len(submission.key) <= 64:
@@ -89,6 +90,13 @@ def _byte_list(body: Mapping[str, Any], name: str) -> list[bytes]:
     if any(type(value) is not bytes or b"\0" in value for value in values):
         raise errors.BadRequest(f"{name} must be a list of byte strings without NUL")
     return values
+
+
+def _pipes(body: Mapping[str, Any]) -> tuple[str, str]:
+    match body.get("pipes", ["", ""]):
+        case [str(read), str(written)] if len(read) + len(written) < 100:
+            return read, written
+    raise errors.BadRequest("pipes must be a list of two short texts")
 
 
 def _labels(body: Mapping[str, Any]) -> dict[str, str]:
