@@ -1,4 +1,4 @@
-"""Stages of a pipeline are jobs that need each other: a queue must not hold one back for another."""
+"""Stages of a pipeline are jobs that need each other: no queue may hold one back for another."""
 
 import os
 import subprocess
