@@ -186,7 +186,7 @@ class _Leader:
                 pass
         try:
             os.killpg(self._main, number)
-        except (OSError, OverflowError):  # gone, another user's by now, or no signal at all
+        except (OSError, OverflowError, TypeError):  # gone, another user's, or no signal at all
             return
 
     def _end_tree(self, grace_seconds: float) -> None:

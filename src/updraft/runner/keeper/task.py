@@ -80,7 +80,8 @@ class Task:
         self.why: str | None = None
         self.grace_seconds: float = spec["grace_ms"] / 1000
         self.deadline: float | None = None
-        self._limit_ms: int | None = spec["deadline_ms"]
+        self._limit_ms: int | None = None
+        self.set_limit(spec["deadline_ms"])
         self.retry_disk_at: float | None = None
         self.leader: IdleLeader | None = None
         self.slot: Slot | None = None
@@ -230,7 +231,7 @@ class Task:
 
     def set_limit(self, limit_ms: int | None) -> None:
         """Limit the run to so long from its start, which may be to come; None lifts the limit."""
-        self._limit_ms = limit_ms
+        self._limit_ms = None if limit_ms is None else int(limit_ms)
         self.deadline = None
         if limit_ms is not None and self.started_at is not None:
             ran = (time.time_ns() - self.started_at) / 1e9
@@ -563,5 +564,5 @@ def _set_attributes(fd: int, attributes: list[Any]) -> None:
     values = [*attributes[:4], current[4], current[5], attributes[6]]
     try:
         termios.tcsetattr(fd, termios.TCSANOW, values)
-    except (termios.error, TypeError, ValueError):
+    except (termios.error, TypeError, ValueError, OverflowError):
         return
