@@ -214,7 +214,7 @@ def start_server(folders: settings.Folders) -> None:
 
 
 def _try_start(folders: settings.Folders) -> bool:
-    ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+    ready_read, ready_write = os.pipe()
     spawn_background(
         [sys.executable, "-I", "-m", "updraft.server", "--ready-fd", "3"],
         log=folders.server_log,
@@ -249,6 +249,7 @@ def spawn_background(command: list[str], *, log: str, extra_fd: int | None = Non
     ``extra_fd`` becomes its descriptor 3.  Output goes to ``log``.  A double fork leaves it to the
     system's init, so that its starter has nothing to wait for.
     """
+    environment = settings.background_environment()
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -274,7 +275,7 @@ def spawn_background(command: list[str], *, log: str, extra_fd: int | None = Non
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.closerange(extra + (extra_fd is not None), 1 << 20)
-        os.execve(command[0], command, settings.background_environment())
+        os.execve(command[0], command, environment)
     finally:
         os._exit(127)
 

@@ -57,7 +57,9 @@ class Attached:
         self._sending = False
         self._signals: list[int] = []
         self._last_signal = 0
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
         self._started = False
         self._detached = False
         self._stop: dict[str, Any] | None = None
@@ -233,8 +235,8 @@ class Attached:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
-        if not self._sending and self._session.job is not None:
-            # The loop may be blocked in a write to a slow reader: do not wait for it.
+        if not self._sending:
+            # The loop may be blocked: in a write to a slow reader, in a server's start.
             self._send_signals()
 
     def _send_signals(self) -> None:

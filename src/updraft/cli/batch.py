@@ -9,6 +9,7 @@ import threading
 import time
 
 from updraft import bootstrap_client, errors
+from updraft.c_modules import signal
 from updraft.sdk.session import Session
 from updraft.wire import frames
 
@@ -83,6 +84,7 @@ def _follow(job: str, talk: _Talk) -> int:
     from updraft.cli import exit_codes, logs  # noqa: PLC0415 - only when following
     from updraft.sdk.client import Client  # noqa: PLC0415
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     states = threading.Thread(target=_show_states, args=(job, talk), daemon=True)
     try:
         with Client() as client:
@@ -99,7 +101,7 @@ def _follow(job: str, talk: _Talk) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         talk.say(f"nobody reads the output any more; job {job} goes on")
-        return 128 + 13
+        return exit_codes.READER_GONE
     return exit_codes.of_job(str(ended.state), ended.exit_code)
 
 

@@ -10,6 +10,7 @@ import sys
 
 import updraft
 from updraft import errors, settings
+from updraft.c_modules import signal
 from updraft.cli import attached, launch_options
 from updraft.cli.terminal import Terminal
 from updraft.sdk.session import Session
@@ -41,6 +42,8 @@ def _arguments(arguments: list[str] | None) -> list[str]:
 
 
 def _main(arguments: list[str], program: str, closed: list[int], *, batch: bool) -> int:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no error to be traced
     try:
         options = launch_options.parse(arguments, batch=batch)
         if options.help:

@@ -46,7 +46,16 @@ class Server:
         self._started = time.monotonic()
 
     async def run(self, ready_fd: int | None) -> None:
-        """Serve until told to stop.  Raises ``errors.UpdraftError`` when it cannot start."""
+        """Serve until told to stop.  Raises ``errors.UpdraftError`` when it cannot start.
+
+        ``ready_fd`` gets the word that there is a server, also when it is another, which came up
+        meanwhile: whoever started that one may have been killed.
+        """
+        if not self._take_lock():
+            if ready_fd is None:
+                raise errors.Conflict("a server runs already; end it: updraft stop")
+            _tell_ready(ready_fd)
+            return
         configuration = self._prepare()
         database = Database(sqlite_url(self._folders.database))
         await asyncio.to_thread(schema.upgrade, database.engine)
@@ -104,15 +113,14 @@ class Server:
         log.info("stopped")
 
     def _prepare(self) -> settings.ServerSettings:
-        """Become the one server of these folders."""
-        self._take_lock()
         configuration = settings.server_settings(self._folders)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._folders.stopped)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
         return configuration
 
-    def _take_lock(self) -> None:
+    def _take_lock(self) -> bool:
+        """Become the one server of these folders; False when another is, and serves."""
         self._lock = os.open(
             self._folders.server_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -121,13 +129,23 @@ class Server:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if self._is_served():
+                    return False
                 if time.monotonic() > deadline:
                     raise errors.Conflict(
-                        f"another server holds {self._folders.server_lock}"
+                        f"another server holds {self._folders.server_lock} and does not serve; "
+                        f"see {self._folders.server_log}"
                     ) from None
-                time.sleep(0.05)
+                time.sleep(0.02)
             else:
-                return
+                return True
+
+    def _is_served(self) -> bool:
+        try:
+            bootstrap.connect(self._folders).close()
+        except OSError:
+            return False
+        return True
 
     def _close_door(self) -> None:
         os.unlink(self._folders.socket)

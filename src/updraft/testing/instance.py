@@ -61,7 +61,7 @@ class Instance:
 
         ``role``: ``server``, ``agent``, ``keeper`` (without its leaders), or all of them.
         """
-        mark = f"UPDRAFT_HOME={self.home}".encode()
+        mark = b"UPDRAFT_HOME=" + os.fsencode(self.home)
         found = []
         for entry in (path.name for path in Path("/proc").iterdir()):
             if not entry.isdigit() or int(entry) == os.getpid():

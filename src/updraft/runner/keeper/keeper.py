@@ -79,13 +79,13 @@ class Keeper:
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: self._reap(wake_read))
         while not (self._leaving and not self._tasks):
             self._tick()
+            if self._connection is not None:
+                self._connection.flush()
             self._fill_leaders()
             for key, _ in self._selector.select(self._wait_seconds()):
                 # An earlier callback of this round may have closed what a later key names.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
-            if self._connection is not None:
-                self._connection.flush()
         self._slots.close()
 
     # -- the agent

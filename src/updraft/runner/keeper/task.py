@@ -465,8 +465,11 @@ class _Output:
 
     def resume(self) -> None:
         """Go on reading if the limit allows; once the task is over, read all that is left."""
-        while not self.closed and self.fd is not None:
+        while not self.closed:
             if self._unspooled and not self._spool(self._unspooled):
+                return
+            if self.fd is None:
+                self.close()
                 return
             if self.spool.length >= self.limit:
                 self._set_watched(False)
@@ -490,13 +493,15 @@ class _Output:
                 return
 
     def close(self) -> None:
-        """Close the descriptor: the stream ends here."""
+        """Close the descriptor: the stream ends here, once all that was read of it is stored."""
         if self.closed:
             return
         self._set_watched(False)
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
+        if self._unspooled:
+            return
         self.closed = True
         self._task.output_closed()
 
