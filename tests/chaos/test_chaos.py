@@ -50,9 +50,7 @@ def detached(own: Instance, folder: Path, number: int) -> Ran:
     waited = own.run("updraft", "job", "wait", job, timeout=150)
     stdout = own.run("updraft", "logs", job, "--stdout", timeout=150).stdout
     result = own.run("updraft", "logs", job, "--stderr", timeout=150)
-    return Ran(
-        number, subprocess.CompletedProcess([], waited.returncode, stdout, result.stderr)
-    )
+    return Ran(number, subprocess.CompletedProcess([], waited.returncode, stdout, result.stderr))
 
 
 @pytest.mark.chaos

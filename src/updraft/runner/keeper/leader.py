@@ -90,7 +90,7 @@ class _Leader:
         self._once = False
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        wake_read, wake_write = processes.wake_pipe()
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         self._wake = wake_read
@@ -152,7 +152,7 @@ class _Leader:
         self._main_status = None
         self._cpu_seconds, self._max_rss = 0.0, None
         limits, clamped = _reachable_limits(spec["rlimits"])
-        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        status_read, status_write = os.pipe()
         if spec["tty"]:
             self._tty = fds[3]
             fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)

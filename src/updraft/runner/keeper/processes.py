@@ -20,6 +20,14 @@ _CLONE_INTO_CGROUP = 0x200000000
 _CLONE_ARGS = struct.Struct("=11Q")
 
 
+def wake_pipe() -> tuple[int, int]:
+    """Return a pipe for ``signal.set_wakeup_fd``: neither end ever blocks."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
+
+
 def become_subreaper() -> bool:
     """Adopt the orphans among our descendants.  False where the system cannot (macOS)."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -91,7 +99,11 @@ def orphans(forked: set[int]) -> list[int]:
 
 def _children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
+    try:
+        entries = os.listdir("/proc")
+    except FileNotFoundError:
+        return _children_by_ps()
+    for entry in entries:
         if not entry.isdigit():
             continue
         try:
@@ -102,6 +114,20 @@ def _children() -> dict[int, list[int]]:
         # "pid (name) state ppid …"; the name may hold spaces and parentheses
         parent = int(fields[fields.rindex(b")") + 4 :].split(b" ", 1)[0])
         children.setdefault(parent, []).append(int(entry))
+    return children
+
+
+def _children_by_ps() -> dict[int, list[int]]:
+    """Where there is no /proc (macOS)."""
+    import subprocess  # noqa: PLC0415 - only there
+
+    listing = subprocess.run(
+        ["/bin/ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False
+    )
+    children: dict[int, list[int]] = {}
+    for line in listing.stdout.splitlines():
+        pid, parent = line.split()
+        children.setdefault(int(parent), []).append(int(pid))
     return children
 
 

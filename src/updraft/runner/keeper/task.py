@@ -160,7 +160,7 @@ class Task:
 
     def _open_pipes(self, theirs: list[int]) -> None:
         if self.spec["stdin"]:
-            read, write = os.pipe2(os.O_CLOEXEC)
+            read, write = os.pipe()
             os.set_blocking(write, False)
             self._stdin = write
             theirs.append(read)
@@ -174,7 +174,7 @@ class Task:
             theirs.append(self._pipe(frames.STDERR))
 
     def _pipe(self, stream: int) -> int:
-        read, write = os.pipe2(os.O_CLOEXEC)
+        read, write = os.pipe()
         os.set_blocking(read, False)
         self._streams[stream].fd = read
         return write
@@ -308,7 +308,7 @@ class Task:
                 self.set_limit(self._limit_ms)
             elif kind == frames.STOPPED:
                 self.stopped = True
-                # What it wrote before, and the ^Z that its terminal echoed, is seen before the stop.
+                # What it wrote, and the ^Z that its terminal echoed, is shown before the stop.
                 for output in self._streams.values():
                     output.read_what_is_there()
                 body["stdout"] = self._streams[frames.STDOUT].spool.length
