@@ -2,8 +2,11 @@
 
 import os
 import random
+from collections.abc import Iterator
 
 import pytest
+
+from updraft.testing.instance import Instance, instance
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,3 +40,12 @@ def seed(request: pytest.FixtureRequest) -> int:
     """The run's seed: `pytest --seed N` replays a failure."""
     value: int = request.config.option.seed
     return value
+
+
+@pytest.fixture(scope="module")
+def updraft_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A running instance for a module's tests; at its end no process of it may be left."""
+    with instance(tmp_path_factory.mktemp("updraft") / "home") as made:
+        started = made.run("urun", "-q", "true")
+        assert started.returncode == 0, started.stderr
+        yield made

@@ -14,7 +14,22 @@ from updraft.cli import exit_codes
 from updraft.cli.lazy import LazyGroup
 from updraft.cli.output import speech
 
-ROOT = LazyGroup(
+
+class _EndedEarly(Exception):
+    """Ctrl-C, or a reader that has seen enough; click would end both in a way of its own."""
+
+
+class _Root(LazyGroup):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise _EndedEarly from error
+
+
+ROOT = _Root(
     "updraft",
     "Run any command on any pool of compute as if it were local.",
     {
@@ -42,7 +57,6 @@ def main(arguments: list[str]) -> int:
     speech.prepare_output()
     try:
         code: Any = ROOT.main(arguments or ["--help"], prog_name="updraft", standalone_mode=False)
-        sys.stdout.flush()
     except NoArgsIsHelpError as error:
         sys.stderr.write(error.format_message() + "\n")
         return exit_codes.USAGE
@@ -57,10 +71,10 @@ def main(arguments: list[str]) -> int:
     except errors.UpdraftError as error:
         speech.say(error.message)
         return exit_codes.FAILED_REQUEST
-    except (KeyboardInterrupt, click.Abort):
-        return exit_codes.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough; nothing of ours is to fail again at the interpreter's end.
+    except _EndedEarly as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return exit_codes.INTERRUPTED
+        # Nothing of what is still buffered is to fail again at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + 13
+        return exit_codes.READER_GONE
     return code if isinstance(code, int) else exit_codes.OK

@@ -8,6 +8,7 @@ OK = 0
 FAILED_REQUEST = 1
 USAGE = 2
 INTERRUPTED = 130
+READER_GONE = 141
 
 AS_ITS_JOB = "urun, ubatch -f, updraft job wait, updraft attach, updraft exec"
 """The commands whose exit code is the job's."""
@@ -27,6 +28,7 @@ OTHER_CODES = (
     (str(FAILED_REQUEST), "the request failed: not found, not in that state, no server …"),
     (str(USAGE), "the command line is wrong; nothing was done"),
     (str(INTERRUPTED), "interrupted by Ctrl-C; what was followed goes on"),
+    (str(READER_GONE), "nobody reads its output any more (as with | head)"),
 )
 
 NOTES = (

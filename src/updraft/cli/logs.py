@@ -37,8 +37,8 @@ def _moment(value: str) -> datetime:
 @click.command
 @options.job_id
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
-@click.option("--stdout", "streams", flag_value="stdout", help="Only stdout.")
-@click.option("--stderr", "streams", flag_value="stderr", help="Only stderr.")
+@click.option("--stdout", is_flag=True, help="Only stdout.")
+@click.option("--stderr", is_flag=True, help="Only stderr.")
 @click.option(
     "-n", "--tail", metavar="N", type=click.IntRange(0, _MAX_TAIL), help="Only the last N lines."
 )
@@ -49,16 +49,22 @@ def _moment(value: str) -> datetime:
     help="Only what was written since then: 10m (ago), or a time as 2026-01-31T12:00.",
 )
 def command(
-    job_id: str, follow: bool, streams: str | None, tail: int | None, since: datetime | None
+    job_id: str,
+    follow: bool,
+    stdout: bool,
+    stderr: bool,
+    tail: int | None,
+    since: datetime | None,
 ) -> None:
     """Show what a job wrote: its stdout on stdout, its stderr on stderr.
 
     The last attempt's, and with -f also that of those that follow.  Ctrl-C leaves the job alone.
     """
+    chosen = [name for name, wanted in (("stdout", stdout), ("stderr", stderr)) if wanted]
     with options.client() as client:
         pieces = client.logs(
             job_id,
-            streams=() if streams is None else (streams,),
+            streams=chosen,
             tail=tail,
             since=since,
             follow=follow,

@@ -22,24 +22,27 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 
 @click.command
-@click.option("--drain", "mode", flag_value="drain", help="Wait until all jobs have ended.")
-@click.option("--cancel", "mode", flag_value="cancel", help="Cancel all jobs.")
-def command(mode: StopMode | None) -> int:
+@click.option("--drain", is_flag=True, help="Wait until all jobs have ended.")
+@click.option("--cancel", is_flag=True, help="Cancel all jobs.")
+def command(drain: bool, cancel: bool) -> int:
     """Stop the server and its runner; refused while jobs live, unless told what to do with them.
 
     While it drains, no new job is taken; Ctrl-C leaves it draining.
     """
+    if drain and cancel:
+        raise click.UsageError("--drain and --cancel exclude each other")
+    mode: StopMode = "drain" if drain else "cancel" if cancel else "refuse"
     folders = settings.folders()
     # A runner without its server is about to start it again: that one is stopped.
     with options.client(start=_held(_keeper_lock(folders))) as client:
         if not client.running() and not _held(_keeper_lock(folders)):
             speech.say("the server is not running")
             return exit_codes.OK
-        if mode == "drain":
+        if drain:
             jobs = client.status().jobs
             if count := jobs.running + jobs.in_queue:
                 speech.say(f"waiting for {count} job{'' if count == 1 else 's'} to end")
-        client.stop(mode or "refuse")
+        client.stop(mode)
     until = time.monotonic() + _END_SECONDS
     for lock in (folders.server_lock, _keeper_lock(folders)):
         while _held(lock):

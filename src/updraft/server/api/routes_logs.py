@@ -57,7 +57,8 @@ def make_router(logs: Logs) -> APIRouter:
         over its quota), 33 the stream's length where it ends. To go on after a break, ask for
         `attempt` and both offsets again.
         """
-        window = Window(tuple(NAMES), attempt, (stdout, stderr), tail, _nanoseconds(since), follow)
+        streams = tuple(sorted({_NUMBERS[name] for name in stream})) or tuple(NAMES)
+        window = Window(streams, attempt, (stdout, stderr), tail, _nanoseconds(since), follow)
         pieces = await logs.read(who, job, window)
         return StreamingResponse(_frames(pieces), media_type=FRAMES)
 
