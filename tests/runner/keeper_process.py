@@ -24,6 +24,8 @@ class KeeperProcess:
         self, folder: Path, agent: list[str] | None = None, *, cgroups: bool = False
     ) -> None:
         self.folder = folder
+        # Beside the folder's own: that may be on a disk which the test fills.
+        self._log = folder.parent.with_suffix(".log")
         self.options = [] if cgroups else ["--no-cgroups"]
         self.socket = folder / "keeper.sock"
         self.agent = WAITING_AGENT if agent is None else agent
@@ -36,8 +38,7 @@ class KeeperProcess:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         command = [sys.executable, "-I", "-m", "updraft.runner.keeper"]
         command += ["--folder", str(self.folder), *self.options, "--", *self.agent]
-        with (self.folder.parent / "keeper.log").open("ab") as log:
-            # The folder of the logs may be on a disk that the test fills.
+        with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -97,7 +98,7 @@ class KeeperProcess:
 
     def log(self) -> str:
         """What the keeper wrote to its stderr: nothing, unless it crashed."""
-        return (self.folder.parent / "keeper.log").read_text()
+        return self._log.read_text()
 
     def leader_of(self, pid: int) -> int:
         """The process id of the leader above a command."""

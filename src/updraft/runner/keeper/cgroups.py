@@ -169,7 +169,13 @@ class Slots:
 
     def _open(self) -> None:
         """Make this keeper's own group in each tree; a tree that does not allow it is left out."""
-        self._write_record()  # the intent first: who comes after us finds what we made
+        try:
+            self._write_record()  # the intent first: who comes after us finds what we made
+        except OSError as error:
+            # On a full disk a keeper must start all the same: without groups, then.
+            self._lacking |= dict.fromkeys(self.enforced, f"{self._record}: {error.strerror}")
+            self._trees = []
+            return
         for tree in list(self._trees):
             try:
                 self._locks.append(tree.open(self._name))
@@ -177,7 +183,10 @@ class Slots:
                 self._trees.remove(tree)
                 for name in tree.controllers:
                     self._lacking[name] = f"{tree.parent}: {error.strerror}"
-        self._write_record()
+        try:
+            self._write_record()
+        except OSError:
+            pass  # the disk filled up meanwhile: the first one names all groups
 
     def _write_record(self) -> None:
         body = {
@@ -208,7 +217,10 @@ class Slots:
         for lock in self._locks:
             os.close(lock)
         self._trees = []
-        os.unlink(self._record)
+        try:
+            os.unlink(self._record)
+        except FileNotFoundError:
+            return
 
 
 class Slot:
