@@ -252,7 +252,10 @@ def spawn_background(command: list[str], *, log: str, extra_fd: int | None = Non
     environment = settings.background_environment()
     child = os.fork()
     if child:
-        os.waitpid(child, 0)
+        try:
+            os.waitpid(child, 0)
+        except ChildProcessError:  # our own starter ignores SIGCHLD: the kernel has waited
+            pass
         return
     try:
         os.setsid()

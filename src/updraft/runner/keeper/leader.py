@@ -318,8 +318,11 @@ def _become_command(
             os.write(group, b"0")
         for number, soft, hard in spec["rlimits"]:
             resource.setrlimit(number, (soft, hard))
-        if spec["nice"]:
-            os.nice(spec["nice"])
+        if spec["nice"] != os.getpriority(os.PRIO_PROCESS, 0):
+            try:
+                os.setpriority(os.PRIO_PROCESS, 0, spec["nice"])
+            except PermissionError:  # a runner that was started nicer than this stays so
+                pass
         step = "directory"
         os.chdir(spec["directory"])
         os.umask(spec["umask"])
