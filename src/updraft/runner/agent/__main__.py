@@ -44,10 +44,21 @@ class _LocalServer:
                 peer = await asyncio.to_thread(bootstrap.ensure_server, self._folders)
             except errors.UpdraftError as error:
                 raise ConnectionError(error.message) from error
+        except errors.UpdraftError as error:
+            raise ConnectionError(error.message) from error
         self._missing_since = None
         standard = as_standard(peer)
         standard.setblocking(False)
         return standard
+
+    def bring_back(self) -> None:
+        """Start the server if it was killed too: nobody else is left who would."""
+        if self._stopped.exists():
+            return
+        try:
+            bootstrap.ensure_server(self._folders).close()
+        except errors.UpdraftError:
+            log.exception("cannot bring the server back")
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +70,8 @@ def main(arguments: list[str]) -> int:
     server = _LocalServer(settings.folders())
     keeper_socket = os.path.join(arguments[1], "keeper.sock")
     agent = Agent("local", find_capacity(), keeper_socket, server.dial)
-    uvloop.run(agent.run())
+    if uvloop.run(agent.run()):
+        server.bring_back()
     return 0
 
 

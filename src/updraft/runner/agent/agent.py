@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -21,7 +22,9 @@ from updraft.wire.transport import FrameConnection, body_of
 
 log = logging.getLogger("updraft.agent")
 
-_RECONNECT_SECONDS = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+_RECONNECT_SECONDS = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+_KEEPER_ENDS_SECONDS = 1.0
+"""From the end of a dying keeper's connection to the keeper's own, on a busy machine."""
 
 Dial = Callable[[], Awaitable[socket.socket]]
 """Connects to the server, or raises ``OSError``."""
@@ -61,14 +64,16 @@ class Agent:
         self._keeper: FrameConnection | None = None
         self._keeper_identity = ""
         self._keeper_pid = 0
+        self._keeper_process: int | None = None
         self._keeper_release = ""
         self._release = settings.installed_release()
         self._server: _ServerSide | None = None
         self._reported = asyncio.Event()
         self._keeper_gone = asyncio.Event()
+        self._upgraded = False
 
-    async def run(self) -> None:
-        """Serve until the keeper goes away (or takes a newer agent)."""
+    async def run(self) -> bool:
+        """Serve until the keeper goes away (or takes a newer agent).  Returns whether it died."""
         loop = asyncio.get_running_loop()
         peer = as_standard(connect_unix(self._keeper_socket))
         _, self._keeper = await loop.create_connection(
@@ -77,11 +82,16 @@ class Agent:
         self._keeper.send_message(frames.HELLO, {"pid": os.getpid()})
         await self._reported.wait()
         serving = asyncio.create_task(self._serve(), name="server connection")
-        await self._keeper_gone.wait()
+        gone = asyncio.create_task(self._keeper_gone.wait(), name="keeper")
+        await asyncio.wait((serving, gone), return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await serving
+            await serving  # what broke it ends this agent, and the keeper starts another
+        if self._upgraded or self._keeper_lives():
+            return False
         self._end_orphans()
+        return True
 
     # -- the server
 
@@ -104,6 +114,7 @@ class Agent:
                         output.detach()
                 if settings.installed_release() not in (self._release, ""):
                     log.info("upgraded: the keeper starts the new agent")
+                    self._upgraded = True
                     self._keeper_gone.set()
                 log.info("the server's connection closed")
             await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
@@ -258,6 +269,8 @@ class Agent:
         self._keeper_identity = report["keeper"]
         self._keeper_pid = report["pid"]
         self._keeper_release = report["release"]
+        if hasattr(os, "pidfd_open"):
+            self._keeper_process = os.pidfd_open(self._keeper_pid)
         for item in report["attempts"]:
             serial = item.pop("attempt")
             attempt = Attempt(serial, item)
@@ -274,11 +287,20 @@ class Agent:
         """The keeper died, or has a newer agent."""
         self._keeper_gone.set()
 
+    def _keeper_lives(self) -> bool:
+        """Whether it has taken a newer agent, or was told to leave, and is no zombie."""
+        if self._keeper_process is not None:
+            poll = select.poll()
+            poll.register(self._keeper_process, select.POLLIN)
+            return not poll.poll(_KEEPER_ENDS_SECONDS * 1000)
+        try:
+            os.kill(self._keeper_pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def _end_orphans(self) -> None:
         """End what a dead keeper's leaders did not: the tasks that are still what they were."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._keeper_pid, 0)
-            return  # the keeper lives: a newer agent has taken over
         for attempt in self._attempts.values():
             pid = attempt.report.get("pid")
             if pid is None or attempt.report.get("end") is not None:

@@ -45,9 +45,12 @@ class ClientSession(ClientStreams):
         elif kind == frames.ATTACH:
             self.run(self._attach(body_of(payload)))
         elif kind == frames.SIGNAL:
-            self._signal(body_of(payload)["signal"])
-        elif kind == frames.RESIZE and self._job is not None:
-            self.execution.live.forward(self._job, frames.RESIZE, body_of(payload))
+            self._signal(_number(body_of(payload), "signal", signal.NSIG))
+        elif kind == frames.RESIZE:
+            size = body_of(payload)
+            size = {name: _number(size, name, 1 << 16) for name in ("rows", "columns")}
+            if self._job is not None:
+                self.execution.live.forward(self._job, frames.RESIZE, size)
         elif kind == frames.DETACH and self._job is not None:
             self.run(self._detach(self._job))
         elif kind == frames.CANCEL and self._job is not None:

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from updraft import errors
-from updraft.model.job import Command, Policy, Resources, Submission, Terminal
+from updraft.model.job import ID_LENGTH, Command, Policy, Resources, Submission, Terminal
 
 _MAX_ARGUMENT_BYTES = 8 << 20
 _MAX_NAME = 200
 _MAX_LABELS = 64
 _MAX_RETRIES = 1000
+_MAX_COUNT = (1 << 31) - 1  # a database's INTEGER
+_MAX_BYTES = 1 << 60
+_MAX_MS = 10 * 365 * 86_400_000
 
 
 def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
@@ -24,10 +27,10 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         directory=_typed(body, "directory", bytes),
         umask=_typed(body, "umask", int) & 0o777,
         nice=_typed(body, "nice", int),
-        rlimits=_typed(body, "rlimits", list),
-        ignored_signals=_typed(body, "ignored_signals", list),
+        rlimits=_limits(body),
+        ignored_signals=_numbers(body, "ignored_signals"),
         set_environment=_byte_list(body, "set_environment"),
-        closed_fds=[fd for fd in (0, 1, 2) if fd in body.get("closed_fds", ())],
+        closed_fds=[fd for fd in (0, 1, 2) if fd in _numbers(body, "closed_fds", [])],
         one_output=body.get("one_output") is True,
         stdin=_typed(body, "stdin", bool),
         terminal=_terminal(body.get("tty")),
@@ -36,34 +39,34 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         raise errors.BadRequest("there is no command to run; give one, as in: urun hostname")
     if sum(map(len, command.argv)) > _MAX_ARGUMENT_BYTES:
         raise errors.BadRequest("the command line is longer than 8 MiB; pass the data by a file")
-    if not command.directory.startswith(b"/"):
+    if not command.directory.startswith(b"/") or b"\0" in command.directory:
         raise errors.BadRequest("directory must be an absolute path")
     submission = Submission(
         key=_typed(body, "key", bytes),
         command=command,
         attached=_typed(body, "attached", bool),
         resources=Resources(
-            cpus_milli=_at_least(body, "cpus_milli", 0),
-            memory_bytes=_at_least(body, "memory_bytes", 0),
-            gpus=_at_least(body, "gpus", 0),
+            cpus_milli=_between(body, "cpus_milli", 0, _MAX_COUNT),
+            memory_bytes=_between(body, "memory_bytes", 0, _MAX_BYTES),
+            gpus=_between(body, "gpus", 0, _MAX_COUNT),
         ),
         policy=Policy(
-            time_limit_ms=_optional_positive(body, "time_limit_ms"),
-            retries=min(_at_least(body, "retries", 0), _MAX_RETRIES),
-            priority=_typed(body, "priority", int),
-            keep_alive_ms=_at_least(body, "keep_alive_ms", 0),
-            grace_ms=_at_least(body, "grace_ms", 0),
+            time_limit_ms=None
+            if body.get("time_limit_ms") is None
+            else _between(body, "time_limit_ms", 1, _MAX_MS),
+            retries=min(_between(body, "retries", 0, _MAX_COUNT), _MAX_RETRIES),
+            priority=_between(body, "priority", -_MAX_COUNT, _MAX_COUNT),
+            keep_alive_ms=_between(body, "keep_alive_ms", 0, _MAX_MS),
+            grace_ms=_between(body, "grace_ms", 0, _MAX_MS),
         ),
-        name=_typed(body, "name", str),
+        name=_text(body, "name", _MAX_NAME),
         labels=_labels(body),
-        pool=_typed(body, "pool", str),
+        pool=_text(body, "pool", _MAX_NAME),
         pipes=_pipes(body),
-        source=body.get("source"),
+        source=None if body.get("source") is None else _text(body, "source", ID_LENGTH),
     )
     if not 8 <= len(submission.key) <= 64:
         raise errors.BadRequest("key must have 8 to 64 bytes")
-    if len(submission.name) > _MAX_NAME or not submission.name.isprintable():
-        raise errors.BadRequest(f"name must be printable and at most {_MAX_NAME} characters long")
     return submission, _typed(body, "environment", bytes)
 
 
@@ -74,15 +77,35 @@ def _typed(body: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     return value
 
 
-def _at_least(body: Mapping[str, Any], name: str, low: int) -> int:
+def _between(body: Mapping[str, Any], name: str, low: int, high: int) -> int:
     value: int = _typed(body, name, int)
-    if not low <= value < 1 << 62:
-        raise errors.BadRequest(f"{name} must be {low} or more")
+    if not low <= value <= high:
+        raise errors.BadRequest(f"{name} must be between {low} and {high}")
     return value
 
 
-def _optional_positive(body: Mapping[str, Any], name: str) -> int | None:
-    return None if body.get(name) is None else _at_least(body, name, 1)
+def _text(body: Mapping[str, Any], name: str, length: int) -> str:
+    value: str = _typed(body, name, str)
+    if len(value) > length or not value.isprintable():
+        raise errors.BadRequest(f"{name} must be printable and at most {length} characters long")
+    return value
+
+
+def _numbers(body: Mapping[str, Any], name: str, default: Any = None) -> list[int]:
+    values = body.get(name, default)
+    if type(values) is not list or any(type(value) is not int for value in values):
+        raise errors.BadRequest(f"{name} must be a list of integers")
+    return values
+
+
+def _limits(body: Mapping[str, Any]) -> list[list[int]]:
+    limits: list[list[int]] = _typed(body, "rlimits", list)
+    for limit in limits:
+        match limit:
+            case [int(), int(), int()]:
+                continue
+        raise errors.BadRequest("rlimits must be a list of [number, soft, hard]")
+    return limits
 
 
 def _byte_list(body: Mapping[str, Any], name: str) -> list[bytes]:
@@ -94,15 +117,17 @@ def _byte_list(body: Mapping[str, Any], name: str) -> list[bytes]:
 
 def _pipes(body: Mapping[str, Any]) -> tuple[str, str]:
     match body.get("pipes", ["", ""]):
-        case [str(read), str(written)] if len(read) + len(written) < 100:
-            return read, written
+        case [str(read), str(written)] if len(read + written) < 100:
+            if (read + written).isprintable():
+                return read, written
     raise errors.BadRequest("pipes must be a list of two short texts")
 
 
 def _labels(body: Mapping[str, Any]) -> dict[str, str]:
     labels: dict[str, str] = _typed(body, "labels", dict)
     for key, value in labels.items():
-        if not key or '"' in key or not key.isprintable() or type(value) is not str:
+        printable = type(value) is str and (str(key) + value).isprintable()
+        if not key or '"' in key or not printable:
             raise errors.BadRequest(f"label {key!r} must be KEY=VALUE, printable, without quotes")
     if len(labels) > _MAX_LABELS:
         raise errors.BadRequest(f"a job has at most {_MAX_LABELS} labels")
@@ -117,4 +142,15 @@ def _terminal(value: Any) -> Terminal | None:
     rows, columns = _typed(value, "rows", int), _typed(value, "columns", int)
     if not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
         raise errors.BadRequest("tty rows and columns must be below 65536")
-    return Terminal(rows, columns, value.get("attributes"), _typed(value, "stderr", bool))
+    return Terminal(rows, columns, _attributes(value), _typed(value, "stderr", bool))
+
+
+def _attributes(body: Mapping[str, Any]) -> list[Any] | None:
+    """Return a terminal's modes and control characters, as ``termios.tcgetattr`` gives them."""
+    match body.get("attributes"):
+        case None:
+            return None
+        case [int(), int(), int(), int(), int(), int(), [*signs]] as attributes:
+            if all(isinstance(sign, bytes | int) for sign in signs):
+                return attributes
+    raise errors.BadRequest("tty attributes must be those of a terminal, or nothing")
