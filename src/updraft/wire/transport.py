@@ -8,6 +8,9 @@ from typing import Any, Protocol, cast
 from updraft.wire import frames
 from updraft.wire.packing import PackingError, unpack_dict
 
+_SIGNALS = range(1, 65)
+_TERMINAL = range(1 << 16)
+
 
 class FrameHandler(Protocol):
     """What a connection calls; one at a time, on the loop."""
@@ -94,3 +97,21 @@ def body_of(payload: bytes | memoryview) -> dict[str, Any]:
     if not payload:
         raise PackingError("a message without a body")
     return unpack_dict(bytes(payload))
+
+
+def signal_of(payload: bytes | memoryview) -> int:
+    """Return the number in a SIGNAL.  Raises ``PackingError`` when no system has such a signal."""
+    return _number(body_of(payload), "signal", _SIGNALS)
+
+
+def size_of(payload: bytes | memoryview) -> dict[str, Any]:
+    """Return the body of a RESIZE.  Raises ``PackingError`` when no terminal has such a size."""
+    body = body_of(payload)
+    return {name: _number(body, name, _TERMINAL) for name in ("rows", "columns")}
+
+
+def _number(body: dict[str, Any], name: str, allowed: range) -> int:
+    value = body.get(name)
+    if type(value) is not int or value not in allowed:
+        raise PackingError(f"{name} is not one of {allowed.start} to {allowed.stop - 1}")
+    return value

@@ -15,7 +15,7 @@ from updraft.server.services.live import LiveAttempt, LiveJob
 from updraft.server.services.submission import parse_submission
 from updraft.storage.segments import SegmentReader
 from updraft.wire import frames
-from updraft.wire.transport import FrameConnection, body_of
+from updraft.wire.transport import FrameConnection, body_of, signal_of, size_of
 
 _ENDING_SIGNALS = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
@@ -45,10 +45,9 @@ class ClientSession(ClientStreams):
         elif kind == frames.ATTACH:
             self.run(self._attach(body_of(payload)))
         elif kind == frames.SIGNAL:
-            self._signal(_number(body_of(payload), "signal", signal.NSIG))
+            self._signal(signal_of(payload))
         elif kind == frames.RESIZE:
-            size = body_of(payload)
-            size = {name: _number(size, name, 1 << 16) for name in ("rows", "columns")}
+            size = size_of(payload)
             if self._job is not None:
                 self.execution.live.forward(self._job, frames.RESIZE, size)
         elif kind == frames.DETACH and self._job is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any
 
@@ -13,6 +14,8 @@ from updraft.server.services.jobs import EndedJob
 from updraft.storage.segments import SegmentReader
 from updraft.wire import frames
 from updraft.wire.transport import FrameConnection
+
+log = logging.getLogger("updraft.server")
 
 OUTPUTS = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
 STREAM_KINDS = frozenset({frames.DATA, frames.LIMIT, frames.EOF, frames.CLOSE})
@@ -140,6 +143,12 @@ class ClientStreams:
         except errors.UpdraftError as error:
             if self.connection is not None:
                 self.connection.fail(error.code, error.message)
+        except Exception:
+            # Whoever waits for an answer gets one.
+            log.exception("a client's request failed")
+            if self.connection is not None:
+                failed = "the server failed at it; its log (updraft status) says why"
+                self.connection.fail(errors.UpdraftError.code, failed)
 
     def _feed_rest(self) -> None:
         if self.attachment is not None and self._ended is not None:

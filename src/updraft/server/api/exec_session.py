@@ -12,9 +12,7 @@ from updraft.server.services.beside import BesideRuns
 from updraft.server.services.jobs import EndedJob, Jobs
 from updraft.server.services.live import LiveJob
 from updraft.wire import frames
-from updraft.wire.transport import FrameConnection, body_of
-
-_FORWARDED = frozenset({frames.SIGNAL, frames.RESIZE})
+from updraft.wire.transport import FrameConnection, body_of, signal_of, size_of
 
 
 class ExecSession(ClientStreams):
@@ -37,8 +35,10 @@ class ExecSession(ClientStreams):
             self.stream_frame(kind, channel, offset, payload)
         elif kind == frames.EXEC:
             self.run(self._exec(body_of(payload)))
-        elif kind in _FORWARDED and self._serial is not None:
-            self._beside.forward(self._serial, kind, body_of(payload))
+        elif kind == frames.SIGNAL:
+            self._forward(kind, {"signal": signal_of(payload)})
+        elif kind == frames.RESIZE:
+            self._forward(kind, size_of(payload))
 
     def closed(self) -> None:
         self.let_go()
@@ -49,6 +49,10 @@ class ExecSession(ClientStreams):
         """What is under way to a client is bounded by the window that it granted."""
 
     # -- the run
+
+    def _forward(self, kind: int, body: dict[str, Any]) -> None:
+        if self._serial is not None:
+            self._beside.forward(self._serial, kind, body)
 
     async def _exec(self, body: dict[str, Any]) -> None:
         if self._serial is not None:

@@ -26,7 +26,7 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         argv=_byte_list(body, "argv"),
         directory=_typed(body, "directory", bytes),
         umask=_typed(body, "umask", int) & 0o777,
-        nice=_typed(body, "nice", int),
+        nice=_between(body, "nice", -40, 40),
         rlimits=_limits(body),
         ignored_signals=_numbers(body, "ignored_signals"),
         set_environment=_byte_list(body, "set_environment"),
@@ -93,7 +93,7 @@ def _text(body: Mapping[str, Any], name: str, length: int) -> str:
 
 def _numbers(body: Mapping[str, Any], name: str, default: Any = None) -> list[int]:
     values = body.get(name, default)
-    if type(values) is not list or any(type(value) is not int for value in values):
+    if type(values) is not list or not all(map(_is_integer, values)):
         raise errors.BadRequest(f"{name} must be a list of integers")
     return values
 
@@ -101,11 +101,13 @@ def _numbers(body: Mapping[str, Any], name: str, default: Any = None) -> list[in
 def _limits(body: Mapping[str, Any]) -> list[list[int]]:
     limits: list[list[int]] = _typed(body, "rlimits", list)
     for limit in limits:
-        match limit:
-            case [int(), int(), int()]:
-                continue
-        raise errors.BadRequest("rlimits must be a list of [number, soft, hard]")
+        if type(limit) is not list or len(limit) != 3 or not all(map(_is_integer, limit)):
+            raise errors.BadRequest("rlimits must be a list of [number, soft, hard]")
     return limits
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 
 def _byte_list(body: Mapping[str, Any], name: str) -> list[bytes]:
@@ -147,10 +149,11 @@ def _terminal(value: Any) -> Terminal | None:
 
 def _attributes(body: Mapping[str, Any]) -> list[Any] | None:
     """Return a terminal's modes and control characters, as ``termios.tcgetattr`` gives them."""
-    match body.get("attributes"):
+    value: list[Any] | None = body.get("attributes")
+    match value:
         case None:
             return None
-        case [int(), int(), int(), int(), int(), int(), [*signs]] as attributes:
-            if all(isinstance(sign, bytes | int) for sign in signs):
-                return attributes
+        case [*modes, [*signs]] if len(modes) == 6 and all(map(_is_integer, modes)):
+            if all(type(sign) is bytes or _is_integer(sign) for sign in signs):
+                return value
     raise errors.BadRequest("tty attributes must be those of a terminal, or nothing")
