@@ -49,6 +49,8 @@ class Session:
         self._reader = frames.FrameReader()
         self._out = bytearray()
         self.from_now = False
+        # What is typed into a job that others have typed into before goes behind theirs.
+        self._joining = submission is None
 
     # -- the connection
 
@@ -147,8 +149,10 @@ class Session:
         for stream, at in self.got.items():
             self._granted[stream] = at + frames.OUTPUT_WINDOW_BYTES
         self._end_sent = False
+        self.from_now = False  # from here on we know what we have
         # After a break the task says up to where it has the input, before more is sent.
         self._input_open = not body["resumed"]
+        self._joining = self._joining and body["resumed"]
         self._send_input()
 
     # -- output
@@ -212,6 +216,9 @@ class Session:
     def _acknowledged(self, channel: int, offset: int) -> None:
         if channel >> 2 != self.attempt:
             return
+        if self._joining:
+            self._joining = False
+            self._input_base = offset
         taken = offset - self._input_base
         if taken > 0:
             del self._input[:taken]
