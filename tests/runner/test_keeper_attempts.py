@@ -1,6 +1,7 @@
 """P2 on a runner: an attempt starts at most once, whoever repeats the order and whoever dies."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -296,3 +297,16 @@ def wait_agent(folder: Path, count: int) -> int:
         return lines[count - 1 :]
 
     return int(until(look)[0])
+
+
+def test_limits_of_the_client_hold_and_those_that_are_unknown_here_are_told(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    limits = [[resource.RLIMIT_NOFILE, 77, 88], [resource.RLIMIT_CORE, 0, 0], [999, 1, 1]]
+    spec = keeper.shell("ulimit -S -n; ulimit -H -n; ulimit -c", rlimits=limits)
+    agent.spawn(1, spec)
+    assert agent.wait_end(1)["status"] == 0
+    assert output(spec) == b"77\n88\n0\n"
+    assert agent.started[1]["clamped_limits"] == [999]
+    agent.spawn(2, keeper.spec("true", rlimits=[[resource.RLIMIT_NOFILE, 88, 77]]))
+    assert agent.wait_end(2)["refused"] == "limits"

@@ -287,7 +287,11 @@ def _reachable_limits(wanted: list[list[int]]) -> tuple[list[list[int]], list[in
     limits: list[list[int]] = []
     clamped: list[int] = []
     for number, soft, hard in wanted:
-        own_soft, own_hard = resource.getrlimit(number)
+        try:
+            own_soft, own_hard = resource.getrlimit(number)
+        except ValueError:  # the client's system has a limit that ours has not
+            clamped.append(number)
+            continue
         if os.geteuid() != 0:
             reach = (soft, hard)
             soft, hard = _at_most(soft, own_hard), _at_most(hard, own_hard)
