@@ -48,6 +48,7 @@ class Session:
         self._socket: socket.socket | None = None
         self._reader = frames.FrameReader()
         self._out = bytearray()
+        self._flushing = False
         self.from_now = False
         # What is typed into a job that others have typed into before goes behind theirs.
         self._joining = submission is None
@@ -94,13 +95,22 @@ class Session:
         return bool(self._out)
 
     def flush(self) -> None:
-        """Send what the socket takes now.  Raises ``ConnectionError`` when it is broken."""
-        while self._out:
-            try:
+        """Send what the socket takes now.  Raises ``ConnectionError`` when it is broken.
+
+        A signal handler that sends may interrupt it: its frames wait until the bytes that were
+        just sent are taken off, or they would be sent twice.
+        """
+        if self._flushing:
+            return
+        self._flushing = True
+        try:
+            while self._out:
                 count = self.socket.send(self._out, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            del self._out[:count]
+                del self._out[:count]
+        except BlockingIOError:
+            return
+        finally:
+            self._flushing = False
 
     def receive(self) -> Iterator[Event]:
         """Yield ``(kind, stream, payload)`` for what has arrived.
