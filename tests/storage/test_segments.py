@@ -159,7 +159,7 @@ class Stream(RuleBasedStateMachine):
 
 
 TestStream = Stream.TestCase
-TestStream.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
+TestStream.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
 @given(st.integers(1, 2000), st.integers(1, 200), st.integers(1, 100))
