@@ -35,14 +35,14 @@ ROOT = _Root(
     {
         "run": ("updraft.cli.launch_commands:run", "run a command as if it were local (urun)"),
         "batch": ("updraft.cli.launch_commands:batch", "leave a command running (ubatch)"),
-        "job": ("updraft.cli.job:command", "list, show, wait, watch, cancel, extend, rerun"),
+        "job": ("updraft.cli.job:command", "look at jobs and change them"),
         "logs": ("updraft.cli.logs:command", "show what a job wrote"),
         "attach": ("updraft.cli.attach:command", "take over a running job's input and output"),
         "exec": ("updraft.cli.exec:command", "run a second process beside a running job"),
         "serve": ("updraft.cli.serve:command", "run the server in the foreground"),
-        "status": ("updraft.cli.status:command", "show the server, its runner and their paths"),
+        "status": ("updraft.cli.status:command", "show server and runner and where things are"),
         "stop": ("updraft.cli.stop:command", "stop the server and its runner"),
-        "doctor": ("updraft.cli.doctor:command", "check what is installed, reachable and allowed"),
+        "doctor": ("updraft.cli.doctor:command", "check what is installed and reachable and allowed"),
         "help": ("updraft.cli.help:command", "explain exit-codes"),
         "completion": (
             "updraft.cli.completion:command",

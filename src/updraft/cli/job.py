@@ -8,12 +8,12 @@ command = LazyGroup(
     "job",
     "Look at jobs, and change them.  Ids may be cut short as long as they are unique.",
     {
-        "list": ("updraft.cli.job_list:command", "list jobs that have not ended, or all"),
+        "list": ("updraft.cli.job_list:command", "list jobs that have not ended or all"),
         "show": ("updraft.cli.job_show:command", "show all about a job"),
-        "wait": ("updraft.cli.job_wait:command", "wait for jobs, and exit with their exit code"),
+        "wait": ("updraft.cli.job_wait:command", "wait for jobs and exit with their exit code"),
         "watch": ("updraft.cli.job_watch:command", "follow a job's state changes to its end"),
-        "cancel": ("updraft.cli.job_cancel:command", "end jobs: SIGTERM, after a grace SIGKILL"),
+        "cancel": ("updraft.cli.job_cancel:command", "end jobs: SIGTERM and after a grace SIGKILL"),
         "extend": ("updraft.cli.job_extend:command", "add to a job's time limit"),
-        "rerun": ("updraft.cli.job_rerun:command", "run a job's command again, as a new job"),
+        "rerun": ("updraft.cli.job_rerun:command", "run a job's command again as a new job"),
     },
 )

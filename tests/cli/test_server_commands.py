@@ -1,0 +1,283 @@
+"""``updraft status``, ``stop``, ``serve`` and ``doctor``."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import updraft as package
+from tests.cli.calling import Gate, ask, call, finish, start, submit, updraft, wait_state
+from tests.waiting import until
+from updraft.testing.instance import Instance, instance
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Instance]:
+    """A fresh instance; nothing runs yet."""
+    with instance(tmp_path / "home") as made:
+        yield made
+
+
+PATHS = {"state", "socket", "database", "logs", "log", "config"}
+
+
+# -- status
+
+
+def test_status_of_what_does_not_run_starts_nothing(own: Instance) -> None:
+    said = updraft(own, "status")
+
+    lines = said.out.splitlines()
+    assert lines[:3] == [
+        f"client    {package.__version__}",
+        "server    not running; the next urun starts it",
+        "runner    -",
+    ]
+    assert [line.split()[0] for line in lines[3:]] == [
+        "state", "socket", "database", "logs", "log", "config",
+    ]  # fmt: skip
+    assert (said.err, said.code) == ("", 0)
+    found = ask(own, "status")
+    assert (found["running"], found["server"], found["runner"]) == (False, None, None)
+    assert set(found["paths"]) == PATHS
+    assert own.processes() == []
+    assert not (own.home / "state").exists()
+
+
+def test_status_json_has_processes_versions_and_paths(updraft_home: Instance) -> None:
+    found = ask(updraft_home, "status")
+
+    assert found["running"] is True
+    assert found["server"]["pid"] == updraft_home.processes("server")[0]
+    assert found["runner"]["pid"] == updraft_home.processes("keeper")[0]
+    assert found["runner"]["agent_pid"] == updraft_home.processes("agent")[0]
+    version = package.__version__
+    assert found["versions"] == {"client": version, "server": version, "runner": version}
+    assert found["server"]["version"] == found["runner"]["version"] == version
+    assert set(found["paths"]) == PATHS
+    for name in ("state", "socket", "database", "logs", "log"):
+        assert Path(found["paths"][name]).exists(), name
+    assert found["jobs"] == {"running": 0, "in_queue": 0}
+
+
+def test_status_is_readable(updraft_home: Instance) -> None:
+    lines = updraft(updraft_home, "status").out.splitlines()
+
+    assert re.fullmatch(r"server    \S+, pid \d+, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[1])
+    assert re.fullmatch(r"runner    \S+, pid \d+, agent \d+, \d+ of \d+ CPUs free", lines[2])
+    assert lines[-7] == "jobs      0 running, 0 waiting"
+
+
+# -- stop
+
+
+def test_stop_of_what_does_not_run_says_so(own: Instance) -> None:
+    said = updraft(own, "stop")
+
+    assert (said.error, said.code) == ("updraft: the server is not running", 0)
+    assert own.processes() == []
+
+
+def test_stop_is_refused_while_a_job_lives(own: Instance, tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    assert call(own, "urun", "-q", "true").code == 0
+    job = submit(own, "sh", "-c", gate.read())
+    said = updraft(own, "stop")
+
+    assert said.code == 1
+    assert said.error == (
+        "updraft: 1 job is running and 0 waiting; wait for them with --drain, or end them with "
+        "--cancel"
+    ) or said.error.startswith("updraft: 0 jobs are running and 1 waiting")
+    gate.open()
+    assert updraft(own, "job", "wait", job).code == 0
+    said = updraft(own, "stop")
+    assert (said.error, said.code) == ("updraft: stopped", 0)
+    until(lambda: not own.processes(), "all processes to be gone")
+
+
+def test_stop_drain_waits_for_the_jobs_and_takes_no_new_ones(own: Instance, tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    assert call(own, "urun", "-q", "true").code == 0
+    job = submit(own, "sh", "-c", f"{gate.read()}; exit 3")
+    wait_state(own, job, "RUNNING")
+    draining = start(own, "updraft", "stop", "--drain")
+    assert draining.stderr is not None
+    assert draining.stderr.readline() == b"updraft: waiting for 1 job to end\n"
+    until(lambda: call(own, "ubatch", "true").code == 125, "new jobs to be refused")
+    watching = start(own, "updraft", "job", "watch", "--json", job)
+    assert watching.stdout is not None
+    assert b"IN_QUEUE" in watching.stdout.readline()
+    gate.open()
+    said = finish(draining)
+
+    assert (said.out, said.err, said.code) == ("", "updraft: stopped\n", 0)
+    assert [json.loads(line)["kind"] for line in finish(watching).out.splitlines()] == [
+        "RUNNING",
+        "SUCCESS",
+    ]
+    until(lambda: not own.processes(), "all processes to be gone")
+
+
+def test_stop_cancel_ends_jobs_and_their_followers(own: Instance) -> None:
+    assert call(own, "urun", "-q", "true").code == 0
+    job = submit(own, "sh", "-c", "echo here; sleep 1000")
+    following = start(own, "updraft", "logs", "-f", job)
+    assert following.stdout is not None
+    assert following.stdout.readline() == b"here\n"
+    said = updraft(own, "stop", "--cancel")
+
+    assert (said.error, said.code) == ("updraft: stopped", 0)
+    assert finish(following).code == 0
+    until(lambda: not own.processes(), "all processes to be gone")
+    assert ask_started(own, job)["state"] == "CANCELLED"
+
+
+def ask_started(own: Instance, job: str) -> dict[str, object]:
+    """Return a job of an instance that was stopped: asking starts it."""
+    said = updraft(own, "job", "show", job, "--json")
+    assert said.err.startswith("updraft: started a server for you")
+    found: dict[str, object] = json.loads(said.out)
+    return found
+
+
+def test_stop_after_a_kill_9_of_the_server_stops_what_would_bring_it_back(own: Instance) -> None:
+    assert call(own, "urun", "-q", "true").code == 0
+    assert own.kill("server") == 1
+    said = updraft(own, "stop")
+
+    assert (said.err.splitlines()[-1], said.code) == ("updraft: stopped", 0)
+    until(lambda: not own.processes(), "all processes to be gone")
+
+
+def test_drain_and_cancel_exclude_each_other(own: Instance) -> None:
+    said = updraft(own, "stop", "--drain", "--cancel")
+
+    assert said.code == 2
+    assert said.error == (
+        "updraft stop: --drain and --cancel exclude each other; see: updraft stop --help"
+    )
+
+
+# -- serve
+
+
+def test_serve_runs_in_the_foreground_until_ctrl_c(own: Instance) -> None:
+    serving = start(own, "updraft", "serve")
+    until(lambda: ask(own, "status")["running"], "the server")
+    assert ask(own, "status")["server"]["pid"] == serving.pid
+    assert call(own, "urun", "echo", "hi").out == "hi\n"
+    another = updraft(own, "serve")
+    assert another.code == 1
+    assert another.error == (
+        f"updraft: a server runs already (pid {serving.pid}); end it: updraft stop"
+    )
+    serving.send_signal(signal.SIGINT)
+
+    assert finish(serving).code == 0
+    until(lambda: not own.processes(), "all processes to be gone")
+
+
+def test_serve_reads_the_configuration_it_is_given(own: Instance, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text('[server]\nidle_stop = "300ms"\n')
+    serving = start(own, "updraft", "serve", "--config", str(config))
+    said = finish(serving)
+
+    assert said.code == 0
+    assert "idle for" in said.err
+    until(lambda: not own.processes(), "all processes to be gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("[server]\nidle = 1\n", "'idle'"), ("[server", "TOML")],
+)
+def test_serve_refuses_a_bad_configuration_in_one_line(
+    own: Instance, tmp_path: Path, text: str, names: str
+) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(text)
+    said = updraft(own, "serve", "--config", str(config))
+
+    assert said.code == 1
+    assert str(config) in said.error
+    assert names in said.error
+    assert own.processes() == []
+
+
+# -- doctor
+
+LINE = re.compile(r"(OK|WARN|FAIL) +([^:]+): (.+)")
+
+
+def test_doctor_has_a_line_for_everything_and_starts_nothing(own: Instance) -> None:
+    said = updraft(own, "doctor")
+
+    checks = {}
+    for line in said.out.splitlines():
+        match = LINE.fullmatch(line)
+        assert match, line
+        checks[match[2]] = match[1]
+        assert (match[1] == "OK") == ("; to mend it: " not in line), line
+    assert checks.keys() >= {
+        "python", "updraft", "user", "configuration", "state folder", "disk", "socket",
+        "terminals", "open files", "server", "memory limits", "process limits", "process trees",
+        "GPUs",
+    }  # fmt: skip
+    assert "FAIL" not in checks.values()
+    assert (said.err, said.code) == ("", 0)
+    assert own.processes() == []
+    assert not (own.home / "state").exists()
+
+
+def test_doctor_json_has_the_same_lines(updraft_home: Instance) -> None:
+    found = ask(updraft_home, "doctor")
+
+    for finding in found:
+        assert set(finding) == {"level", "check", "finding", "mend"}
+        assert finding["level"] in ("OK", "WARN", "FAIL")
+        assert (finding["mend"] == "") == (finding["level"] == "OK"), finding
+    assert {"server", "runner"} <= {finding["check"] for finding in found}
+
+
+def test_doctor_names_what_is_wrong_and_exits_with_1(own: Instance) -> None:
+    config = own.home / "config"
+    config.mkdir(parents=True)
+    (config / "updraft.toml").write_text("[server")
+    said = updraft(own, "doctor")
+
+    assert said.code == 1
+    (failed,) = [line for line in said.out.splitlines() if line.startswith("FAIL")]
+    assert failed.startswith(f"FAIL  configuration: {config / 'updraft.toml'} is not valid TOML")
+    assert failed.endswith("; to mend it: correct the file")
+
+
+@pytest.mark.root
+def test_doctor_refuses_a_state_folder_of_another_user(own: Instance) -> None:
+    state = own.home / "state"
+    state.mkdir(parents=True)
+    os.chown(state, 12345, 12345)
+    said = updraft(own, "doctor")
+    os.chown(state, 0, 0)
+
+    assert said.code == 1
+    assert any(line.startswith("FAIL  state folder:") for line in said.out.splitlines())
+
+
+def test_doctor_tells_a_dead_socket(own: Instance) -> None:
+    assert call(own, "urun", "-q", "true").code == 0
+    socket = own.state / "server.sock"
+    assert updraft(own, "stop").code == 0
+    socket.unlink(missing_ok=True)
+    os.mknod(socket, 0o600 | 0o140000)
+    said = updraft(own, "doctor")
+
+    assert said.code == 0
+    (line,) = [line for line in said.out.splitlines() if line.startswith("OK    socket: ")]
+    assert line.startswith(f"OK    socket: {socket}")
+    assert line.endswith("; a dead one, replaced at the next start")
