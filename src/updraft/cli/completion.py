@@ -14,7 +14,7 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command
-@click.argument("shell", type=click.Choice(_SHELLS))
+@click.argument("shell", metavar="SHELL", type=click.Choice(_SHELLS))
 def command(shell: str) -> None:
     """Print a script that completes updraft, urun and ubatch in SHELL: bash, zsh or fish.
 
