@@ -4,6 +4,7 @@ import os
 import pty
 import signal
 import subprocess
+import termios
 from pathlib import Path
 
 import pytest
@@ -55,30 +56,39 @@ def test_attach_takes_over_output_from_now_on_signals_and_the_exit_code(
     assert updraft(updraft_home, "job", "wait", job).code == 9
 
 
-def test_a_terminal_is_left_with_keys_and_taken_up_again(
-    updraft_home: Instance, tmp_path: Path
+def on_terminal(own: Instance, fd: int, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start a command on a terminal, as a shell's only job."""
+    return subprocess.Popen(
+        own.command(program, *arguments),
+        env=own.environment, stdin=fd, stdout=fd, stderr=fd,
+        start_new_session=True, preexec_fn=lambda: os.login_tty(os.dup(fd)),
+    )  # fmt: skip
+
+
+def test_a_terminal_is_left_with_keys_and_taken_up_again_in_its_new_size(
+    updraft_home: Instance,
 ) -> None:
     main, other = pty.openpty()
-    first = subprocess.Popen(
-        updraft_home.command("urun", "--detach-keys", "ctrl-p,ctrl-q", "-n", "shell", "cat"),
-        env=updraft_home.environment, stdin=other, stdout=other, stderr=other,
-        start_new_session=True, preexec_fn=lambda: os.login_tty(os.dup(other)),
-    )  # fmt: skip
+    termios.tcsetwinsize(other, (24, 80))
+    script = "trap 'stty size' WINCH; while read line; do echo got $line; done; exit 4"
+    first = on_terminal(
+        updraft_home, other, "urun", "--detach-keys", "ctrl-p,ctrl-q", "bash", "-c", script
+    )
     os.write(main, b"one\n")
-    read_until(main, b"one\r\none\r\n")
+    read_until(main, b"got one\r\n")
     os.write(main, b"\x10\x11")
     assert first.wait(30) == 0
     job = ask(updraft_home, "job", "list")[0]["id"]
-    second = subprocess.Popen(
-        updraft_home.command("updraft", "attach", job),
-        env=updraft_home.environment, stdin=other, stdout=other, stderr=other,
-        start_new_session=True, preexec_fn=lambda: os.login_tty(os.dup(other)),
-    )  # fmt: skip
+    termios.tcsetwinsize(other, (40, 100))
+    second = on_terminal(updraft_home, other, "updraft", "attach", job)
     os.write(main, b"two\n")
-    read_until(main, b"two\r\ntwo\r\n")
+    # A shell runs its trap when the read has ended.
+    seen = read_until(main, b"got two\r\n")
+    if b"40 100\r\n" not in seen:
+        read_until(main, b"40 100\r\n")
     os.write(main, b"\x04")
 
-    assert second.wait(30) == 0
+    assert second.wait(30) == 4
     os.close(main)
     os.close(other)
 

@@ -141,6 +141,9 @@ class Attached:
             self._tell_differences(payload)
             if self._terminal is not None:
                 self._terminal.make_raw()
+                # Whoever attaches later has another size than the job was submitted with.
+                rows, columns = self._terminal.size()
+                self._session.send(frames.RESIZE, {"rows": rows, "columns": columns})
         elif kind == frames.STOPPED:
             if self._terminal is not None:
                 self._stop = payload
