@@ -170,5 +170,5 @@ def test_a_reason_is_true(need: Resources, total: Capacity, held: Resources, ahe
         assert reason == "pool local is about to start it"
     else:
         assert "waits for" in reason
-        assert ("CPUs" in reason) == (need.cpus_milli > max(free.cpus_milli, 0))
+        assert ("CPU" in reason) == (need.cpus_milli > max(free.cpus_milli, 0))
         assert "-" not in reason

@@ -138,7 +138,8 @@ def why_waiting(need: Resources, ahead: int, free: Capacity, pool: str) -> str:
         return f"pool {pool} is full ({ahead} ahead)"
     cpus_milli, memory_bytes = max(free.cpus_milli, 0), max(free.memory_bytes, 0)
     if need.cpus_milli > cpus_milli:
-        missing = f"{_number(need.cpus_milli)} CPUs; {_number(cpus_milli)} are free"
+        name = "CPU" if need.cpus_milli == 1000 else "CPUs"
+        missing = f"{_number(need.cpus_milli)} {name}; {_number(cpus_milli)} are free"
     elif need.memory_bytes > memory_bytes:
         missing = f"{need.memory_bytes >> 20} MiB of memory; {memory_bytes >> 20} are free"
     elif need.gpus > len(free.gpus):

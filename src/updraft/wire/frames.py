@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 WIRE_VERSION = 1
-"""Rises when an old peer would misread a frame.  Peers one version apart may still talk."""
+"""Rises when an old peer would misread a frame; peers of different versions refuse each other."""
 
 HEADER = Struct("!IBQQ")
 HEADER_SIZE: Final = HEADER.size
