@@ -42,7 +42,10 @@ ROOT = _Root(
         "serve": ("updraft.cli.serve:command", "run the server in the foreground"),
         "status": ("updraft.cli.status:command", "show server and runner and where things are"),
         "stop": ("updraft.cli.stop:command", "stop the server and its runner"),
-        "doctor": ("updraft.cli.doctor:command", "check what is installed and reachable and allowed"),
+        "doctor": (
+            "updraft.cli.doctor:command",
+            "check what is installed and reachable and allowed",
+        ),
         "help": ("updraft.cli.help:command", "explain exit-codes"),
         "completion": (
             "updraft.cli.completion:command",
