@@ -24,7 +24,7 @@ from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database
 
-ME = Principal("uid:1000")
+ME = Principal("uid:4000000")  # nobody who may run the tests
 
 
 class Api:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.api import Api, lines, with_api
+from tests.server.api import ME, Api, lines, with_api
 from updraft import errors
 from updraft.model.job import Principal
 from updraft.store import jobs as queries
@@ -360,7 +360,7 @@ def test_bad_input_gets_one_error_that_names_the_field_and_changes_nothing(
 
 
 def asker(path: str) -> Principal:
-    return OWNER if path == "/stop" else Principal("uid:1000")
+    return OWNER if path == "/stop" else ME
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from tests.server.api import ME, Api, with_api
 from updraft.model.job import Principal
 
 OTHERS = [
-    pytest.param(Principal("uid:1001"), id="another-user"),
-    pytest.param(Principal("uid:1000", project="another"), id="another-project"),
+    pytest.param(Principal("uid:4000001"), id="another-user"),
+    pytest.param(Principal("uid:4000000", project="another"), id="another-project"),
 ]
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ def test_another_principals_ids_neither_complete_nor_clash(
 
 def test_a_cursor_of_another_principals_is_none(tmp_path: Path) -> None:
     async def check(made: Api) -> None:
-        theirs = await made.submit("their-own-key", Principal("uid:1001"))
+        theirs = await made.submit("their-own-key", Principal("uid:4000001"))
         answer = await made.ask("GET", f"/jobs?cursor={theirs}")
         assert answer.status_code == 400
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
+_CGROUPS_MEND = "let Updraft have cgroups, as is said where limits are not enforced"
 _LOW_SPACE_BYTES = 1 << 30
 _FEW_FILES = 4096
 _PR_GET_CHILD_SUBREAPER = 37
@@ -245,7 +246,8 @@ def _cgroups(folders: settings.Folders) -> Iterator[Finding]:
 
     for what, holds, sentence in cgroups.describe(folders.runner):
         sentence, _, mend = sentence.partition("; ")
-        yield Finding(OK if holds else WARN, what, sentence, "" if holds else mend)
+        level = OK if holds else WARN
+        yield Finding(level, what, sentence, "" if holds else mend or _CGROUPS_MEND)
 
 
 def _process_trees(_folders: settings.Folders) -> Iterator[Finding]:
