@@ -159,6 +159,9 @@ class Agent:
                 limit = order[name] + frames.OUTPUT_WINDOW_BYTES
                 attempt.outputs[stream].attach(order[name], limit)
                 self._to_keeper(frames.LIMIT, frames.stream_channel(serial, stream), limit)
+            if self._server is not None:
+                # Behind all that is under way to an earlier client.
+                self._server.data.send_stream(frames.ATTACH, serial << 2, 0)
             # Where the client is to go on with its input.
             taken = attempt.report.get("input", 0)
             connection.send_stream(frames.ACK, serial << 2, taken)

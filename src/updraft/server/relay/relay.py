@@ -69,6 +69,8 @@ class Relay:
     def __init__(self) -> None:
         self._attachments: dict[int, Attachment] = {}
         self._runners: dict[int, Link] = {}
+        self._asked: dict[int, int] = {}
+        """How often a runner was asked for an attempt's output and has not answered yet."""
 
     def granted(self, serial: int, runner: Link) -> None:
         """An attempt is on a runner: connect the two if a client is attached."""
@@ -95,7 +97,7 @@ class Relay:
         if runner is not None:
             runner.send_message(frames.DETACH, {}, attachment.serial << 2)
         if attachment.ended:
-            self._runners.pop(attachment.serial, None)
+            self._forget(attachment.serial)
 
     def has_source(self, serial: int) -> bool:
         """Whether a runner is there that sends the attempt's output."""
@@ -105,7 +107,7 @@ class Relay:
         """The attempt's end is stored: its runner has no more to say after what is under way."""
         attachment = self._attachments.get(serial)
         if attachment is None:
-            self._runners.pop(serial, None)
+            self._forget(serial)
         else:
             attachment.ended = True
 
@@ -113,6 +115,7 @@ class Relay:
         """A runner (re)connected and holds these attempts."""
         for serial in serials:
             self._runners[serial] = runner
+            self._asked.pop(serial, None)
             attachment = self._attachments.get(serial)
             if attachment is not None:
                 attachment.listener.source_back()
@@ -123,6 +126,7 @@ class Relay:
         gone = [serial for serial, link in self._runners.items() if link is runner]
         for serial in gone:
             del self._runners[serial]
+            self._asked.pop(serial, None)
             attachment = self._attachments.get(serial)
             if attachment is not None:
                 attachment.listener.source_lost()
@@ -131,12 +135,17 @@ class Relay:
         self, kind: int, channel: int, offset: int, payload: bytes | memoryview
     ) -> None:
         """Pass a stream frame on to the attached client, if any."""
-        attachment = self._attachments.get(channel >> 2)
+        serial, stream = channel >> 2, channel & 3
+        if kind == frames.ATTACH:
+            self._answered(serial)
+            return
+        attachment = self._attachments.get(serial)
         if attachment is None:
             return
-        stream = channel & 3
         if kind == frames.DATA:
-            attachment.deliver(stream, offset, payload)
+            # What was under way to an earlier client would be a gap to this one.
+            if serial not in self._asked:
+                attachment.deliver(stream, offset, payload)
         else:
             channel = frames.stream_channel(attachment.number, stream)
             attachment.client.send_stream(kind, channel, offset, payload)
@@ -160,9 +169,19 @@ class Relay:
             channel = frames.stream_channel(attachment.serial, stream)
             runner.send_stream(kind, channel, offset, payload)
 
+    def _forget(self, serial: int) -> None:
+        self._runners.pop(serial, None)
+        self._asked.pop(serial, None)
+
+    def _answered(self, serial: int) -> None:
+        left = self._asked.pop(serial, 0) - 1
+        if left > 0:
+            self._asked[serial] = left
+
     def _ask(self, attachment: Attachment) -> None:
         runner = self._runners.get(attachment.serial)
         if runner is not None:
+            self._asked[attachment.serial] = self._asked.get(attachment.serial, 0) + 1
             body: dict[str, object] = {
                 "stdout": attachment.forwarded[frames.STDOUT],
                 "stderr": attachment.forwarded[frames.STDERR],
