@@ -1,5 +1,6 @@
 """Waiting in tests: on the thing itself, and never for ever."""
 
+import errno
 import os
 import select
 import time
@@ -29,7 +30,9 @@ def wait_gone(pid: int, seconds: float = SECONDS) -> None:
     """Wait until a process has ended (a zombie has), whoever's child it is; fail if it lives on."""
     try:
         fd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in (errno.ESRCH, errno.EINVAL):  # EINVAL: a zombie, before Linux 6.9
+            raise
         return
     try:
         if not select.select([fd], [], [], seconds)[0]:

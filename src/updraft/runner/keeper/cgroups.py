@@ -34,10 +34,6 @@ MOST_IDLE_SLOTS = 16
 
 _AGAIN_SECONDS = 0.05
 _END_SECONDS = 5.0
-_MEND = (
-    "as an ordinary user run Updraft in a delegated cgroup (systemd-run --user --scope "
-    "-p Delegate=yes), in a container give it a writable /sys/fs/cgroup"
-)
 
 
 class Slots:
@@ -52,7 +48,9 @@ class Slots:
         self._end_predecessor()
         self._name = hierarchies.PREFIX + os.urandom(8).hex()
         self._trees, self._lacking = (
-            hierarchies.find_trees() if wanted else ([], {"all": "switched off"})
+            hierarchies.find_trees()
+            if wanted
+            else ([], {"all": "switched off; set runner.cgroups = true"})
         )
         self._locks: list[int] = []
         self._idle: list[Slot] = []
@@ -322,7 +320,7 @@ class Slot:
     def _empty(self) -> bool:
         if self._pids is not None and self._pids.count() == 0:
             return True  # the cheap way; a process that nobody waits for still counts there
-        return not any(hierarchies.members(folder) for folder in self.folders)
+        return not any(hierarchies.populated(folder) for folder in self.folders)
 
     def _kill(self) -> None:
         if self._pids is not None:
@@ -352,7 +350,8 @@ class Slot:
 def describe(folder: str) -> list[tuple[str, bool, str]]:
     """Return ``(what, whether it holds, a sentence)`` about the limits of a runner's tasks.
 
-    ``folder`` is the runner's.  Where no keeper runs, tells what one would find.
+    A sentence is ``what is so`` or ``what is so; how to mend it``.  ``folder`` is the runner's.
+    Where no keeper runs, tells what one would find.
     """
     try:
         with open(os.path.join(folder, "cgroups"), "rb") as file:
@@ -365,7 +364,7 @@ def describe(folder: str) -> list[tuple[str, bool, str]]:
         (
             "ending every process of a task, also when keeper and leader are killed at once",
             bool(enforced),
-            "by cgroups" if enforced else "not then: there is no cgroup to find them by",
+            "by cgroups" if enforced else "not then: there is no cgroup that tells which they are",
         )
     ]
     for name, what in (
@@ -376,7 +375,6 @@ def describe(folder: str) -> list[tuple[str, bool, str]]:
         if name in enforced:
             found.append((what, True, "enforced by cgroups"))
         else:
-            why = lacking.get(name) or lacking.get("all", "no cgroup")
-            mend = "set runner.cgroups = true" if "all" in lacking else _MEND
-            found.append((what, False, f"not enforced: {why}; {mend}"))
+            why = lacking.get(name) or lacking.get("all", "there is no cgroup")
+            found.append((what, False, f"not enforced: {why}"))
     return found

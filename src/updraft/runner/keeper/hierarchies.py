@@ -18,6 +18,12 @@ WANTED = ("memory", "pids", "cpu", "cpuacct")
 PREFIX = "updraft-"
 """Our groups are named so, and with 16 hex digits."""
 
+_DELEGATE = (
+    "loginctl enable-linger, then start Updraft by systemd-run --user --scope -p Delegate=yes "
+    "urun true"
+)
+_OWN = "start Updraft in one of its own, as systemd-run --scope -p Delegate=yes urun true does"
+
 _DAEMONS = "updraft-daemons"
 """The group beside ours for Updraft's own processes, where v2 wants them out of the way."""
 
@@ -32,6 +38,12 @@ def members(folder: str) -> list[int]:
 def subgroups(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
         return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def populated(folder: str) -> bool:
+    """Whether there are processes in a group or in those below it."""
+    below = (os.path.join(folder, name) for name in subgroups(folder))
+    return bool(members(folder)) or any(populated(path) for path in below)
 
 
 def kill_members(folder: str) -> None:
@@ -165,7 +177,7 @@ class Tree:
 
 def find_trees() -> tuple[list[Tree], dict[str, str]]:
     """Return the hierarchies to use, and for each controller that none of them has, why."""
-    lacking = dict.fromkeys(WANTED[:3], "this system has no such cgroup controller")
+    lacking = dict.fromkeys(WANTED[:3], "this system has no such cgroup; boot it with cgroup v2")
     trees: list[Tree] = []
     try:
         mounts, own = _mounts(), _own_groups()
@@ -183,13 +195,15 @@ def find_trees() -> tuple[list[Tree], dict[str, str]]:
         if version == 2:
             folder, names, why = _usable_v2(point, folder)
         elif not os.access(folder, os.W_OK):
-            why = f"{folder} may not be written"
-        if why:
-            lacking.update(dict.fromkeys(set(names) & set(lacking), why))
-        elif names:
+            why = _not_writable(folder, "only root or cgroup v2 can mend that")
+        if not why and names:
             trees.append(Tree(version, folder, names))
             for name in names:
                 lacking.pop(name, None)
+        if version == 2:
+            names = _available(point)
+            why = why or _not_given(folder)
+        lacking.update(dict.fromkeys(set(names) & set(lacking), why))
     trees.sort(key=lambda tree: WANTED.index(tree.controllers[0]))
     return trees, lacking
 
@@ -223,23 +237,35 @@ def _usable_v2(point: str, own: str) -> tuple[str, tuple[str, ...], str]:
     """Return the nearest group from ``own`` upwards that can hold ours, its controllers, and why
     there is none.
     """
-    names = _available(point)
     if any(_is_ours(part) for part in own.split("/")):
-        return own, names, "it runs in a task of another Updraft"
+        return own, (), "it runs in a task of another Updraft; limit that one"
     folder, why = own, ""
     if os.path.basename(own) == _DAEMONS:
         folder = os.path.dirname(own)
     while True:
         if not (os.access(folder, os.W_OK) and _writable(folder)):
-            return folder, names, why or f"{folder} is not delegated to this user"
+            return folder, (), why or _not_writable(folder, _DELEGATE)
         here = _available(folder)
         given = controllers.read(folder, "cgroup.subtree_control").split()
         if here and (set(here) <= set(given) or _may_have_groups(folder)):
             return folder, here, ""
-        why = why or f"other processes share the cgroup {folder}"
+        why = why or f"other processes share the cgroup {folder}; {_OWN}"
         if folder == point:
-            return folder, names, why
+            return folder, (), why
         folder = os.path.dirname(folder)
+
+
+def _not_writable(folder: str, mend: str) -> str:
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return f"{folder} is read-only; mount it writable in this container"
+    return f"the cgroup {folder} is not this user's; {mend}"
+
+
+def _not_given(folder: str) -> str:
+    unit = os.path.basename(folder)
+    return (
+        f"the cgroup {folder} has no such controller; systemctl set-property {unit} CPUWeight=100"
+    )
 
 
 def _available(folder: str) -> tuple[str, ...]:
