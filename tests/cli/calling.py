@@ -73,6 +73,7 @@ def start(own: Instance, program: str, *arguments: str) -> "subprocess.Popen[byt
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # what a test does not read itself is there for `finish`
     )
 
 

@@ -11,6 +11,7 @@ STATUS = (Send(b"echo $?\n"), AT_PROMPT)
 # Says when it has been resumed: by then it has the terminal again, as a key typed next needs.
 RESUMABLE = b"""
 import os, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 signal.signal(signal.SIGCONT, lambda *_: os.write(1, b"resumed\\n"))
 os.write(1, b"ready\\n")
 while line := os.read(0, 1000):
@@ -61,6 +62,10 @@ PROGRAMS = (
           typed("fg"), Expect(b"resumed\r\n"), Send(b"two\n"), Expect(b"<two>\r\n"), Send(CTRL_D), AT_PROMPT),
     shell("ctrl-z-leaves-the-terminal-as-it-was", typed("$RUN sh -c 'stty raw isig -echo; echo ready; exec sleep 1000'"), Expect(b"\nready\n"),
           Send(CTRL_Z), AT_PROMPT, typed("stty -a"), AT_PROMPT, typed(f"kill -KILL %1; {UNTIL_GONE}"), AT_PROMPT, typed("jobs"), AT_PROMPT),
+    shell("vim-suspended", typed("$RUN vim --clean -i NONE -c 'set noshowcmd' resumable.py"), Expect(b"All"), Send(CTRL_Z), AT_PROMPT, *STATUS,
+          typed("stty -a"), AT_PROMPT, typed("fg"), Expect(b"All"), Send(b":q!\n"), AT_PROMPT, *STATUS, typed("stty -a"), AT_PROMPT),
+    shell("ctrl-z-where-lines-are-edited", typed("set -o emacs"), AT_PROMPT, typed("bind 'set enable-bracketed-paste on'"), AT_PROMPT, RESUMES, Expect(b"\rready\r\n"), Send(CTRL_Z),
+          AT_PROMPT, typed("fg"), Expect(b"resumed\r\n"), Send(CTRL_C), AT_PROMPT, *STATUS),
     shell("stops-itself", typed("$RUN sh -c 'kill -STOP $$; echo resumed'"), AT_PROMPT, *STATUS, typed("fg"), AT_PROMPT, *STATUS),
     shell("suspends-itself", typed("$RUN sh -c 'kill -TSTP $$; echo resumed'"), AT_PROMPT, *STATUS, typed("fg"), AT_PROMPT, *STATUS),
     shell("killed-while-stopped", RESUMES, READY, Send(CTRL_Z), AT_PROMPT, typed(f"kill -KILL %1; {UNTIL_GONE}; wait %1"), AT_PROMPT, *STATUS),
@@ -68,8 +73,6 @@ PROGRAMS = (
     shell("pipeline", typed("$RUN seq 3 | $RUN tac"), AT_PROMPT, *STATUS),
     shell("ctrl-c-in-a-pipeline", typed("$RUN sh -c 'echo ready; exec sleep 1000' | cat"), READY, Send(CTRL_C), AT_PROMPT,
           typed("echo ${PIPESTATUS[*]}"), AT_PROMPT),
-    shell("background", typed("{ $RUN sh -c 'echo done >file' & } 2>/dev/null; wait; cat file"), AT_PROMPT),
-    shell("background-shows-output", typed("{ $RUN sh -c 'echo one; echo two' & } 2>/dev/null; wait"), AT_PROMPT),
     Program("in-place-of-the-shell", mode="shell", actions=(AT_PROMPT, typed("exec $RUN sh -c 'test -t 0; echo $?; exit 3'"))),
     Program("shell-in-a-shell", ("bash", "--noprofile", "--norc", "--noediting", "-i"), mode="pty", env={b"PS1": PROMPT}, actions=(
         AT_PROMPT, typed("sh -c 'echo ready; exec cat'"), READY, Send(CTRL_Z), AT_PROMPT, typed("jobs"), AT_PROMPT, typed("fg"),

@@ -3,6 +3,7 @@
 import signal
 
 from .actions import Action, Expect, Resize, Send, Signal
+from .inherited_programs import SHOW_SIGNALS
 from .program import Program
 
 CTRL_C = b"\x03"
@@ -122,7 +123,7 @@ SEEN = (
     ),
     sh("foreground", 'test "$(ps -o pgid= -p $$)" = "$(ps -o tpgid= -p $$)"; echo $?'),
     sh("no-other-descriptors", "ls /proc/self/fd"),
-    sh("signal-dispositions", "grep -E '^(Sig(Blk|Ign|Cgt)|ShdPnd)' /proc/self/status"),
+    sh("signal-dispositions", SHOW_SIGNALS),
     *(sh(f"exits-with-{code}", f"exit {code}") for code in (0, 3, 127, 255)),
     *(
         sh(f"killed-by-{name}", f"echo bye; kill -{name} $$")
@@ -191,6 +192,8 @@ SIGNALLED = (
     sh("ctrl-c-turned-off", "stty -isig; echo ready; head -n 1 | od -c; stty isig", Expect(b"ready\r\n"), Send(CTRL_C + CTRL_Z + b"\n")),
     sh("ctrl-backslash", "echo ready; exec sleep 1000", Expect(b"ready\r\n"), Send(CTRL_BACKSLASH)),
     sh("ctrl-backslash-trapped", "trap 'echo trapped; exit 7' QUIT; sh -c 'echo ready; exec cat'", Expect(b"ready\r\n"), Send(CTRL_BACKSLASH)),
+    around("background", "set -m; $RUN sh -c 'echo done >file' & wait; cat file"),
+    around("background-shows-output", "set -m; $RUN sh -c 'echo one; echo two' & wait"),
     # Nobody is there to resume it: the session's leader can't be stopped from its terminal.
     sh("ctrl-z-without-a-shell", "echo ready; read -r x; echo \"got $x\"", Expect(b"ready\r\n"), Send(CTRL_Z), Expect(b"^Z"), Send(b"on\n")),
     *(

@@ -16,16 +16,13 @@ from .trial import Stage
 SECONDS_TO_NOTICE = 10
 
 SLEEPS = Program("sleeps", ("sh", "-c", "echo ready; exec sleep 1000"), mode="pty")
-# Tells the fifo which signal ended it.
-TELLS = Program(
-    "tells",
-    (
-        "sh",
-        "-c",
-        "for s in HUP TERM; do trap \"echo $s >fifo; exit\" $s; done; sh -c 'echo ready; exec cat'",
-    ),
-    mode="pty",
-)
+# Tells the fifo which signal ended it, or that its input did.
+TELLS_SCRIPT = """
+for name in HUP TERM; do trap "echo $name >fifo; exit" $name; done
+sh -c 'echo ready; exec cat'
+echo end of input >fifo
+"""
+TELLS = Program("tells", ("sh", "-c", TELLS_SCRIPT), mode="pty")
 
 
 def on_terminal(stage: Stage, program: Program, prefix: list[str]) -> Terminal:

@@ -79,7 +79,7 @@ class Stage:
     def _argv(self, program: Program, prefix: Sequence[str]) -> Argv:
         if program.mode != "shell" and not program.around:
             return [*prefix, *program.argv]
-        # Unquoted, `$RUN` becomes the words of the prefix, or none. So would an alias or a function,
+        # Unquoted, `$RUN` becomes the words of the prefix, or none. So would a function or alias,
         # but bash would then tell of its jobs by other names than when bare.
         if any(character.isspace() for word in prefix for character in word):
             raise ValueError(f"the prefix {prefix!r} has a word with a space in it")

@@ -34,9 +34,11 @@ SURVIVORS = ("server", "agent", "keeper")
 def job(own: Instance, folder: Path, *flags: str) -> Iterator["Job"]:
     """Run an attached job with a process that left its session; wait until both are there."""
     folder.mkdir()
+    left = "echo $$ >left; exec sleep 300"
+    escaped = left.replace("$", r"\$")
     script = (
-        'echo "attempt $UPDRAFT_ATTEMPT" >>log; setsid sh -c \'echo $$ >"$0/left"; exec sleep 300\' '
-        '"$PWD" & echo started; echo $$ >"main.$UPDRAFT_ATTEMPT"; exec sleep 300'
+        f'echo "attempt $UPDRAFT_ATTEMPT" >>log; setsid sh -c "{escaped}" & '
+        'echo started; echo $$ >"main.$UPDRAFT_ATTEMPT"; exec sleep 300'
     )
     with client(own, *flags, "sh", "-c", script, cwd=folder) as process:
         made = Job(process, folder)

@@ -20,6 +20,7 @@ from updraft.wire import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from types import FrameType
     from typing import Any
 
@@ -64,6 +65,7 @@ class Attached:
         self._detached = False
         self._stop: dict[str, Any] | None = None
         self._continued = False
+        self._hung_up = False
         self._last_break = -RECONNECT_SECONDS
         self._break_began = 0.0
 
@@ -195,6 +197,10 @@ class Attached:
                 return
         if not data:
             self._stdin_open = False
+            if self._terminal is not None and self._terminal.raw:
+                # A raw terminal has no end of input (Ctrl-D is a byte like others): it is gone.
+                self._signals.append(signal.SIGHUP)
+                return
         self._session.give_input(data)
 
     def _filter_detach_keys(self, data: bytes) -> bytes:
@@ -259,12 +265,20 @@ class Attached:
                     os.kill(os.getpid(), signal.SIGSTOP)
                 elif number == signal.SIGCONT and self._terminal is not None:
                     self._continue_on_terminal()
+                elif number == signal.SIGHUP and self._terminal is not None:
+                    self._hang_up()
                 else:
                     self._session.send(frames.SIGNAL, {"signal": int(number)})
         except OSError:
             self._signals.insert(0, self._last_signal)
         finally:
             self._sending = False
+
+    def _hang_up(self) -> None:
+        """Our terminal is gone: say so once, whether its signal or its end came first."""
+        if not self._hung_up:
+            self._hung_up = True
+            self._session.send(frames.SIGNAL, {"signal": int(signal.SIGHUP)})
 
     def _end_before_submission(self) -> None:
         # Nothing is acknowledged yet, so nothing is owed: end as the signal says.
@@ -336,7 +350,7 @@ class Attached:
                     f"updraft job show {self._session.job}"
                 )
             try:
-                self._session.connect(bootstrap_client.reconnect(self._folders, waited))
+                self._session.connect(self._find_server(waited))
             except (OSError, errors.Unavailable) as failure:
                 if waited > RECONNECT_SECONDS:
                     raise errors.ServerLost(
@@ -349,6 +363,11 @@ class Attached:
                 # A server that accepts and closes at once is not back.
                 time.sleep(pause)
                 return
+
+    def _find_server(self, waited_seconds: float) -> socket.socket:
+        if self._session.job is None:  # an ending server did not take it: to a new one
+            return bootstrap_client.connect(self._folders, self.say)
+        return bootstrap_client.reconnect(self._folders, waited_seconds)
 
     # -- the end
 

@@ -32,9 +32,11 @@ from updraft.wire.sockets import listen_unix
 
 log = logging.getLogger("updraft.server")
 
-_RUNNER_CHECK_SECONDS = 1.0
+_RUNNER_CHECK_SECONDS = 0.25
+_RUNNER_STARTS_SECONDS = 1.0
 _IDLE_CHECK_SECONDS = 5.0
-_LOCK_WAIT_SECONDS = 10.0
+_LOCK_WAIT_SECONDS = 18.0
+_LAST_OUTPUT_SECONDS = 10.0
 
 
 class Server:
@@ -101,6 +103,8 @@ class Server:
             asyncio.create_task(http.preload(), name="http"),
         ]
         await instance.stop_requested.wait()
+        if instance.stopping:
+            await _serve_last_output(doors)
         for task in loops:
             task.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
@@ -157,7 +161,7 @@ class Server:
         idle_since, seen = time.monotonic(), doors.accepted
         while True:
             await asyncio.sleep(min(_IDLE_CHECK_SECONDS, instance.settings.idle_seconds / 4))
-            if instance.busy or doors.accepted != seen:
+            if instance.busy or doors.clients or doors.accepted != seen:
                 idle_since, seen = time.monotonic(), doors.accepted
                 continue
             if time.monotonic() - idle_since < instance.settings.idle_seconds:
@@ -172,6 +176,15 @@ class Server:
                 instance.disarm_runner(cancel=False)
                 instance.stop_requested.set()
                 return
+
+
+async def _serve_last_output(doors: Doors) -> None:
+    """Let slow readers have all of their jobs' output, if no server comes that would go on."""
+    try:
+        async with asyncio.timeout(_LAST_OUTPUT_SECONDS):
+            await doors.clients_gone()
+    except TimeoutError:
+        log.warning("%d clients did not take all output in time", len(doors.clients))
 
 
 def _tell_ready(fd: int) -> None:
@@ -191,15 +204,14 @@ async def _restart_on_upgrade(instance: Instance) -> None:
 
 async def _keep_runner(instance: Instance, execution: Execution, folders: settings.Folders) -> None:
     """Start the local runner again when all of it is gone."""
-    missing = 0
     while True:
         await asyncio.sleep(_RUNNER_CHECK_SECONDS)
         runner = execution.live.runners.get("local")
-        missing = 0 if runner is not None and runner.control is not None else missing + 1
-        if not missing:
+        if runner is not None and runner.control is not None:
             instance.replace_old_keeper()
-        if missing >= 2 and not instance.stopping:
+        elif not instance.stopping and not local.is_running(folders):
             try:
                 local.launch_runner(folders)
             except (OSError, errors.BadConfiguration):
                 log.exception("cannot start the runner")
+            await asyncio.sleep(_RUNNER_STARTS_SECONDS)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
+from pathlib import Path
 
 from updraft import bootstrap, settings
 
@@ -17,3 +20,18 @@ def launch_runner(folders: settings.Folders) -> None:
     if not settings.runner_settings(folders).cgroups:
         keeper.append("--no-cgroups")
     bootstrap.spawn_background([*keeper, "--", *agent], log=folders.server_log)
+
+
+def is_running(folders: settings.Folders) -> bool:
+    """Whether a runner lives: its keeper holds a lock."""
+    try:
+        lock = os.open(Path(folders.runner, "keeper.lock"), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False

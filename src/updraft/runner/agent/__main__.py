@@ -13,7 +13,7 @@ from pathlib import Path
 import uvloop
 
 from updraft import bootstrap, errors, settings
-from updraft.runner.agent.agent import Agent
+from updraft.runner.agent.agent import Agent, ServerStopped
 from updraft.runner.agent.capacity import find_capacity
 from updraft.wire.sockets import as_standard
 
@@ -24,6 +24,7 @@ class _LocalServer:
     """Dials the server of this machine, and starts it again when it was killed."""
 
     RESTART_AFTER_SECONDS = 0.1
+    DYING_SECONDS = 1.0
 
     def __init__(self, folders: settings.Folders) -> None:
         self._folders = folders
@@ -33,17 +34,17 @@ class _LocalServer:
     async def dial(self) -> socket.socket:
         try:
             peer = bootstrap.connect(self._folders)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if self._stopped.exists():
+                raise ServerStopped("the server was stopped") from error
             now = time.monotonic()
             self._missing_since = self._missing_since or now
             if now - self._missing_since < self.RESTART_AFTER_SECONDS:
                 raise
-            if self._stopped.exists():
-                raise
             try:
                 peer = await asyncio.to_thread(bootstrap.ensure_server, self._folders)
-            except errors.UpdraftError as error:
-                raise ConnectionError(error.message) from error
+            except errors.UpdraftError as problem:
+                raise ConnectionError(problem.message) from problem
         except errors.UpdraftError as error:
             raise ConnectionError(error.message) from error
         self._missing_since = None
@@ -53,12 +54,19 @@ class _LocalServer:
 
     def bring_back(self) -> None:
         """Start the server if it was killed too: nobody else is left who would."""
-        if self._stopped.exists():
-            return
-        try:
-            bootstrap.ensure_server(self._folders).close()
-        except errors.UpdraftError:
-            log.exception("cannot bring the server back")
+        while not self._stopped.exists():
+            try:
+                with as_standard(bootstrap.ensure_server(self._folders)) as peer:
+                    # One that was killed may still accept; one that stays lets us wait.
+                    peer.settimeout(self.DYING_SECONDS)
+                    peer.recv(1)
+            except TimeoutError:
+                return
+            except ConnectionError:
+                continue
+            except errors.UpdraftError:
+                log.exception("cannot bring the server back")
+                return
 
 
 def main(arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ from updraft import faults, settings
 from updraft.runner.agent.output import OutputStream
 from updraft.runner.keeper import processes
 from updraft.wire import frames
+from updraft.wire.packing import pack
 from updraft.wire.sockets import as_standard, connect_unix
 from updraft.wire.transport import FrameConnection, body_of
 
@@ -28,6 +29,10 @@ _KEEPER_ENDS_SECONDS = 1.0
 
 Dial = Callable[[], Awaitable[socket.socket]]
 """Connects to the server, or raises ``OSError``."""
+
+
+class ServerStopped(ConnectionError):
+    """There is no server, and none is wanted until somebody asks for one."""
 
 
 class Attempt:
@@ -103,6 +108,9 @@ class Agent:
             except (OSError, TimeoutError) as error:
                 if failures == 0:
                     log.info("no server: %s", error)
+                if isinstance(error, ServerStopped):
+                    # Perhaps while this agent was away, so that it did not hear of it.
+                    self._to_keeper(frames.STOP, 0, 0, pack({"cancel": False, "unless_live": True}))
             else:
                 failures = 0
                 self._server = side
@@ -139,13 +147,13 @@ class Agent:
 
     def from_server(
         self,
-        connection: FrameConnection,
+        side: _ServerSide,
         kind: int,
         channel: int,
         offset: int,
         payload: bytes | memoryview,
     ) -> None:
-        """Carry out or pass on one frame of the server's; ``connection`` takes an answer."""
+        """Carry out or pass on one frame of the server's; ``side`` takes an answer."""
         serial = channel >> 2
         if kind == frames.SPAWN:
             self._spawn(serial, bytes(payload))
@@ -159,12 +167,11 @@ class Agent:
                 limit = order[name] + frames.OUTPUT_WINDOW_BYTES
                 attempt.outputs[stream].attach(order[name], limit)
                 self._to_keeper(frames.LIMIT, frames.stream_channel(serial, stream), limit)
-            if self._server is not None:
-                # Behind all that is under way to an earlier client.
-                self._server.data.send_stream(frames.ATTACH, serial << 2, 0)
+            # Behind all that is under way to an earlier client.
+            side.data.send_stream(frames.ATTACH, serial << 2, 0)
             # Where the client is to go on with its input.
             taken = attempt.report.get("input", 0)
-            connection.send_stream(frames.ACK, serial << 2, taken)
+            side.control.send_stream(frames.ACK, serial << 2, taken)
             self.pump()
             return
         if kind == frames.DETACH and attempt is not None:
@@ -377,7 +384,7 @@ class _ServerSide:
         elif kind == frames.PING:
             self.control.send(frames.frame(frames.PONG))
         else:
-            self._agent.from_server(self.control, kind, channel, offset, payload)
+            self._agent.from_server(self, kind, channel, offset, payload)
 
     def grew(self, channel: int, length: int) -> None:
         """Tell of a stream's growth, at most every 20 ms: followers need no more."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import time
 
 from updraft.runner.keeper import processes
 from updraft.runner.keeper.keeper import Keeper
 from updraft.wire.sockets import listen_unix
+
+_LOOKS = 4
+_LOOK_SECONDS = 0.02
 
 
 def main(arguments: list[str]) -> int:
@@ -29,14 +33,24 @@ def main(arguments: list[str]) -> int:
     lock = os.open(
         os.path.join(folder, "keeper.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
     )
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _take(lock):
         return 0
     processes.set_name("updraft-keeper")
     listener = listen_unix(os.path.join(folder, "keeper.sock"))
     Keeper(listener, folder, agent, cgroups=cgroups).run()
     return 0
+
+
+def _take(lock: int) -> bool:
+    """Take the lock, unless a keeper holds it and not somebody who looks whether one does."""
+    for _ in range(_LOOKS):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return True
+    return False
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ class Keeper:
         self._agent_failures = 0
         self._agent_due: float | None = 0.0
         self._leaving = False
+        self._unrecorded: set[int] = set()
         self.identity = os.urandom(8).hex()
         self._release = settings.installed_release()
         self._adopt_records()
@@ -131,7 +132,11 @@ class Keeper:
                 self._forget(gone)
             return
         if kind == frames.STOP:
-            self._leave(cancel=unpack_dict(bytes(payload))["cancel"])
+            order = unpack_dict(bytes(payload))
+            if order.get("unless_live"):
+                self._leave_unless_live()
+            else:
+                self._leave(cancel=order["cancel"])
             return
         task = self._tasks.get(attempt)
         if task is None or task.end is not None:
@@ -215,6 +220,7 @@ class Keeper:
             return
         self._tasks.pop(attempt, None)
         self._ended.pop(attempt, None)
+        self._unrecorded.discard(attempt)
         self._records.forget(attempt)
 
     def _leave(self, *, cancel: bool) -> None:
@@ -226,6 +232,15 @@ class Keeper:
         if cancel:
             for task in self._tasks.values():
                 task.kill("stop", task.grace_seconds)
+
+    def _leave_unless_live(self) -> None:
+        """Leave although no server stores the ends of our tasks: the next keeper tells them."""
+        if all(
+            task.end is not None and attempt not in self._unrecorded
+            for attempt, task in self._tasks.items()
+        ):
+            self._tasks.clear()
+            self._leave(cancel=False)
 
     # -- what tasks say (task.Events)
 
@@ -263,7 +278,8 @@ class Keeper:
         try:
             self._records.end(attempt, end)
         except OSError:
-            pass  # it is in memory; only a crash of ours before the FORGET would miss it
+            # It is in memory; only a crash of ours before the FORGET would miss it.
+            self._unrecorded.add(attempt)
 
     def _send(self, data: bytes) -> None:
         if self._connection is not None:

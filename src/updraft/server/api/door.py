@@ -18,6 +18,7 @@ from updraft.wire.packing import PackingError
 from updraft.wire.sockets import peer_uid
 from updraft.wire.transport import FrameConnection, body_of
 
+CLIENTS = frozenset({"client", "exec"})
 _MAX_CONNECTIONS = 4096
 
 
@@ -48,7 +49,15 @@ class Doors:
         self.roles = roles
         self.http = http
         self.open: set[Door] = set()
+        self.clients: set[_Framed] = set()
+        self.some_client_gone = asyncio.Event()
         self.accepted = 0
+
+    async def clients_gone(self) -> None:
+        """Wait until no client of the raw protocol is there: each has what it came for."""
+        while self.clients:
+            self.some_client_gone.clear()
+            await self.some_client_gone.wait()
 
 
 class Door(asyncio.Protocol):
@@ -77,27 +86,36 @@ class Door(asyncio.Protocol):
         self._doors.open.discard(self)
         protocol: asyncio.Protocol
         if data[0] == 0:
-            protocol = FrameConnection(_Unknown(self._doors.roles, principal))
+            protocol = _Framed(self._doors, principal)
         else:
             protocol = self._doors.http(principal)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        if isinstance(protocol, FrameConnection):
-            assert isinstance(protocol.handler, _Unknown)  # noqa: S101 - made above
-            protocol.handler.connection = protocol
         protocol.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._doors.open.discard(self)
 
 
+class _Framed(FrameConnection):
+    """A frame connection that is counted while it is a client's."""
+
+    def __init__(self, doors: Doors, principal: Principal) -> None:
+        super().__init__(_Unknown(self, doors, principal))
+        self._doors = doors
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._doors.clients.discard(self)
+        self._doors.some_client_gone.set()
+        super().connection_lost(exc)
+
+
 class _Unknown:
     """A frame connection before its HELLO."""
 
-    connection: FrameConnection
-
-    def __init__(self, roles: dict[str, SessionFactory], principal: Principal) -> None:
-        self._roles = roles
+    def __init__(self, connection: _Framed, doors: Doors, principal: Principal) -> None:
+        self.connection = connection
+        self._doors = doors
         self._principal = principal
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
@@ -115,10 +133,12 @@ class _Unknown:
                 f"{wire}; {mend}",
             )
             return
-        factory = self._roles.get(role)
+        factory = self._doors.roles.get(role)
         if factory is None:
             self.connection.fail(errors.BadRequest.code, f"there is no role {role!r}")
             return
+        if role in CLIENTS:
+            self._doors.clients.add(self.connection)
         session = factory(self._principal)
         self.connection.handler = session
         try:
