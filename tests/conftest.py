@@ -9,7 +9,6 @@ from hypothesis import settings
 
 from updraft.testing.instance import Instance, instance
 
-
 # How long one example takes says nothing on a busy machine; a hang meets the test's own timeout.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
