@@ -84,7 +84,7 @@ def test_no_kill_loses_repeats_or_reorders_anything(
     try:
         with ThreadPoolExecutor(8) as clients:
             runs = [
-                clients.submit(attached if dice.random() < 0.6 else detached, own, folder, number)
+                clients.submit(attached if dice.random() < 0.85 else detached, own, folder, number)
                 for number in range(JOBS)
             ]
             results = [run.result() for run in runs]
