@@ -102,7 +102,10 @@ def wait_state(own: Instance, job: str, *states: str) -> dict[str, Any]:
 
 
 class Gate:
-    """A shell command that waits until the test opens the gate, and what it reads there."""
+    """A place where a shell command waits until the test opens it, and what it reads there.
+
+    For one use: a shell that came again at once could meet the closing of the first.
+    """
 
     def __init__(self, folder: Path, name: str = "gate") -> None:
         self.path = folder / name

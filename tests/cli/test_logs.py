@@ -99,13 +99,13 @@ def test_since_leaves_out_what_is_older(updraft_home: Instance, tmp_path: Path) 
 def test_follow_shows_output_as_it_comes_and_ends_with_the_job(
     updraft_home: Instance, tmp_path: Path
 ) -> None:
-    gate = Gate(tmp_path)
-    script = f"echo first; while {gate.read()} && [ -n $line ]; do echo got $line; done"
-    job = submit(updraft_home, "sh", "-c", script)
+    gates = {word: Gate(tmp_path, word) for word in ("one", "two")}
+    reads = "; ".join(f"{gate.read()}; echo got $line" for gate in gates.values())
+    job = submit(updraft_home, "sh", "-c", f"echo first; {reads}; sleep 60")
     following = start(updraft_home, "updraft", "logs", "-f", job)
     assert following.stdout is not None
     assert following.stdout.readline() == b"first\n"
-    for word in ("one", "two"):
+    for word, gate in gates.items():
         gate.open(word)
         assert following.stdout.readline() == f"got {word}\n".encode()
     assert logs(updraft_home, "--tail", "1", job) == ("got two\n", "")

@@ -124,7 +124,8 @@ def test_signals_of_the_starter_are_shed(own: Instance) -> None:
         assert signals(status_field(pid, "SigBlk")) == set(), role
         assert signals(status_field(pid, "SigIgn")) <= OWN_IGNORED, role
     shown = own.run("urun", "grep", "-E", "Sig(Blk|Ign)", "/proc/self/status").stdout.decode()
-    assert [signals(line.split()[1]) for line in shown.splitlines()] == [set(), set()]
+    # 32 and 33 are the C library's, which lets nobody set them (GNU make leaves 32 ignored).
+    assert [signals(line.split()[1]) - {32, 33} for line in shown.splitlines()] == [set(), set()]
 
 
 def test_limits_of_the_starter_are_shed(own: Instance) -> None:

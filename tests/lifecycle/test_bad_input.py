@@ -1,7 +1,6 @@
 """P10: bad input gets one clear line and exit code 125, and changes nothing."""
 
 import os
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from tests.lifecycle.looking import jobs, kept, one_line
 from updraft.testing.instance import Instance
+from updraft.wire.sockets import listen_unix
 
 BAD_FLAGS = [
     pytest.param(("-P", "nowhere"), ("nowhere", "local"), id="unknown-pool"),
@@ -200,8 +200,7 @@ def configure(own: Instance, text: str | bytes) -> Path:
 def make_dead(path: Path, kind: str) -> None:
     path.unlink(missing_ok=True)
     if kind == "socket":
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path))
+        listen_unix(str(path)).close()
     elif kind == "file":
         path.write_text("not a socket")
     elif kind == "symlink":
