@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from updraft.settings import Folders
 
 _INPUT_BYTES = 256 * 1024
+_FOREGROUND_LOOK_MS = 100
 RECONNECT_SECONDS = 30.0
 """How long a client tries to find its server again; the server waits for it as long."""
 
@@ -112,9 +113,15 @@ class Attached:
         fd = session.socket.fileno()
         poll.register(fd, select.POLLIN | (select.POLLOUT if session.wants_write else 0))
         poll.register(self._wake_read, select.POLLIN)
-        if self._stdin_open and session.input_room and self._may_read():
-            poll.register(0, select.POLLIN)
-        ready = dict(poll.poll())
+        wait_ms = None
+        if self._stdin_open and session.input_room:
+            if self._may_read():
+                poll.register(0, select.POLLIN)
+            else:
+                wait_ms = _FOREGROUND_LOOK_MS
+        ready = dict(poll.poll(wait_ms))
+        if wait_ms is not None and self._may_read():
+            self._continue_on_terminal()  # a shell's fg tells a job that runs nothing
         if self._wake_read in ready:
             self._drain_wake()
         if fd in ready:

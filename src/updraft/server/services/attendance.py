@@ -25,6 +25,7 @@ class Attendance:
         if job.client is not None and job.client is not client:
             job.client.replaced()
         job.client = client
+        job.hung_up = False
         if job.client_gone is not None:
             job.client_gone.cancel()
             job.client_gone = None
@@ -61,6 +62,10 @@ class Attendance:
         if job.waiting:
             self._give_up(job, "its client went away before it started")
             return
-        # As a terminal that closes: the hangup goes to the command, which may choose to stay.
+        job.hung_up = True
+        self.hang_up(job)
+
+    def hang_up(self, job: LiveJob) -> None:
+        """As a terminal that closes: the hangup goes to the command, which may choose to stay."""
         self._live.signal(job, signal.SIGHUP)
         self._live.signal(job, signal.SIGCONT)

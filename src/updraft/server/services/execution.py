@@ -333,6 +333,8 @@ class Execution:
                 self.attempt_started(serial, report)
             if end is None:
                 self.live.send_signals(runner, job.attempt)
+                if job.hung_up:  # an agent that was killed may have had the word with it
+                    self.attendance.hang_up(job)
                 if job.wanted is Wanted.CANCEL:
                     self._send_kill(runner, serial, "cancel", job.grace_ms)
         if forget and runner.control is not None:

@@ -86,6 +86,8 @@ class LiveJob:
     key_slot: int | None = None
     client: Client | None = None
     client_gone: asyncio.TimerHandle | None = None
+    hung_up: bool = False
+    """Whether its command was told that nobody is there any more."""
     ending: bool = False
 
     @property
