@@ -353,7 +353,11 @@ class Keeper:
         if self._agent_pid in dead:
             self._agent_ended()
         leaders = {task.leader.pid: task for task in self._tasks.values() if task.leader}
-        self._bereft += (leaders[pid] for pid in dead if pid in leaders and not leaders[pid].over)
+        for pid in dead:
+            if pid in leaders:
+                leaders[pid].hear_the_last()
+                if not leaders[pid].over:
+                    self._bereft.append(leaders[pid])
         if self._bereft:
             self._end_orphans()
         self._idle = [leader for leader in self._idle if leader.pid not in dead]

@@ -132,7 +132,8 @@ class Task:
             data = memoryview(frames.message(frames.SPAWN, order))
             groups = [] if self.slot is None else self.slot.entries
             sent = socket.send_fds(leader.socket, [data], [*theirs, *groups])
-            leader.socket.sendall(data[sent:])
+            if sent < len(data):  # sending nothing fails if the leader has already done it all
+                leader.socket.sendall(data[sent:])
             leader.socket.setblocking(False)
         finally:
             for fd in set(theirs):
@@ -286,6 +287,12 @@ class Task:
         except OSError:
             # It is dead, or its socket is full of unread signals: one more says nothing new.
             return
+
+    def hear_the_last(self) -> None:
+        """Take what the leader said before it ended: its death may be noticed first."""
+        leader = self.leader
+        if not self.over and leader is not None and leader.socket.fileno() >= 0:
+            self._hear_leader()
 
     def _hear_leader(self) -> None:
         leader = self.leader
