@@ -11,7 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 from updraft import settings
-from updraft.model.job import Principal
+from updraft.model.access import Principal
 from updraft.scheduling.queue import Capacity
 from updraft.server.api.routes import make_app
 from updraft.server.auth.environment_keys import EnvironmentKeys

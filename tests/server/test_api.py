@@ -10,7 +10,7 @@ import pytest
 
 from tests.server.api import ME, Api, lines, with_api
 from updraft import errors
-from updraft.model.job import Principal
+from updraft.model.access import Principal
 from updraft.store import jobs as queries
 from updraft.wire import schemas
 from updraft.wire.packing import unpack_dict

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.server.api import ME, Api, with_api
-from updraft.model.job import Principal
+from updraft.model.access import Principal
 
 OTHERS = [
     pytest.param(Principal("uid:4000001"), id="another-user"),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, insert
 from sqlalchemy.pool import StaticPool
 
-from updraft.model.job import Principal, new_job_id
+from updraft.model.access import Principal
+from updraft.model.job import new_job_id
 from updraft.model.states import TERMINAL, State
 from updraft.store import jobs as queries
 from updraft.store.jobs import Filter

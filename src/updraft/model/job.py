@@ -1,4 +1,4 @@
-"""Jobs as values: what was asked for, and who asked."""
+"""Jobs as values: what was asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from updraft.model.states import State
 
 LOCAL_POOL = "local"
-DEFAULT_PROJECT = "default"
 LOCAL_JURISDICTION = "local"
 
 _ID_LETTERS = "abcdefghjkmnpqrstvwxyz"  # Crockford's alphabet: none looks like another
@@ -26,14 +25,6 @@ def new_job_id() -> str:
     return secrets.choice(_ID_LETTERS) + "".join(
         secrets.choice(_ID_SIGNS) for _ in range(ID_LENGTH - 1)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who asks: every query and every write is scoped by it."""
-
-    owner: str
-    project: str = DEFAULT_PROJECT
 
 
 @dataclass(frozen=True, slots=True)

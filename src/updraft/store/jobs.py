@@ -26,7 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from updraft.model.job import ID_LENGTH, Principal
+from updraft.model.access import Principal
+from updraft.model.job import ID_LENGTH
 from updraft.model.states import TERMINAL, State
 from updraft.store.tables import attempts, events, jobs
 

@@ -6,7 +6,8 @@ import secrets
 from typing import Any
 
 from updraft import errors
-from updraft.model.job import LOCAL_POOL, Principal
+from updraft.model.access import Principal
+from updraft.model.job import LOCAL_POOL
 from updraft.scheduling.queue import Capacity
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution

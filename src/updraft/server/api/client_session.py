@@ -7,7 +7,8 @@ import signal
 from typing import Any
 
 from updraft import errors
-from updraft.model.job import Outcome, Principal
+from updraft.model.access import Principal
+from updraft.model.job import Outcome
 from updraft.server.api.client_streams import OUTPUTS, STREAM_KINDS, ClientStreams
 from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import EndedJob, Jobs

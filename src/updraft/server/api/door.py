@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from updraft import errors
-from updraft.model.job import Principal
+from updraft.model.access import Principal
 from updraft.wire import frames
 from updraft.wire.packing import PackingError
 from updraft.wire.sockets import peer_uid

@@ -6,7 +6,8 @@ import shutil
 from typing import Any
 
 from updraft import errors
-from updraft.model.job import Outcome, Principal
+from updraft.model.access import Principal
+from updraft.model.job import Outcome
 from updraft.server.api.client_streams import STREAM_KINDS, ClientStreams
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.jobs import EndedJob, Jobs

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from updraft.model.job import Principal
+from updraft.model.access import Principal
 
 
 def _principal(request: Request) -> Principal:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from updraft import errors
-from updraft.model.job import Command, Policy, Principal, Resources, Submission
+from updraft.model.access import Principal
+from updraft.model.job import Command, Policy, Resources, Submission
 from updraft.model.states import State, Wanted
 from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import Jobs, JobView

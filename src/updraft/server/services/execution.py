@@ -18,14 +18,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from updraft import errors, faults
+from updraft.model.access import Principal
 from updraft.model.ending import outcome_of
-from updraft.model.job import (
-    LOCAL_POOL,
-    Outcome,
-    Principal,
-    Submission,
-    new_job_id,
-)
+from updraft.model.job import LOCAL_POOL, Outcome, Submission, new_job_id
 from updraft.model.states import AttemptState, State, Wanted
 from updraft.scheduling.queue import NOTHING, never_fits
 from updraft.server.auth.environment_keys import EnvironmentKeys

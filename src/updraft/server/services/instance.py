@@ -10,7 +10,7 @@ from typing import Any
 
 import updraft
 from updraft import errors, settings
-from updraft.model.job import Principal
+from updraft.model.access import Principal
 from updraft.model.states import State
 from updraft.server.services.execution import Execution
 from updraft.wire import frames

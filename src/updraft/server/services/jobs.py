@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
-from updraft.model.job import Outcome, Principal
+from updraft.model.access import Principal
+from updraft.model.job import Outcome
 from updraft.model.states import State, Wanted
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveJob

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from updraft import errors
-from updraft.model.job import Principal
+from updraft.model.access import Principal
 from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import Jobs
 from updraft.storage import times
