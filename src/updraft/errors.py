@@ -7,6 +7,7 @@
     │   ├── BadConfiguration bad_configuration   400   125
     │   └── Unsupported     unsupported          400   125   this pool or machine cannot do it
     ├── NotFound            not_found            404   125   no such job, pool, … (that you may see)
+    ├── NotSignedIn         not_signed_in        401   125
     ├── NotAllowed          not_allowed          403   125
     ├── Conflict            conflict             409   125   not in this state
     ├── WrongVersion        wrong_version        426   125   client and server do not fit
@@ -63,6 +64,17 @@ class NotFound(UpdraftError):
 
     code = "not_found"
     status = 404
+
+
+NOT_SIGNED_IN = "not signed in, or not any more; sign in: updraft login URL"
+"""One message for every credential that is none: what is wrong with it helps only who guesses."""
+
+
+class NotSignedIn(UpdraftError):
+    """The caller has no credential that is valid now."""
+
+    code = "not_signed_in"
+    status = 401
 
 
 class NotAllowed(UpdraftError):

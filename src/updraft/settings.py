@@ -160,11 +160,19 @@ class ServerSettings:
         output_quota_bytes: int = 1 << 30,
         retention_days: float = 30.0,
         retention_bytes: int = 20 << 30,
+        listen: str = "",
     ) -> None:
         self.idle_seconds = idle_seconds
         self.output_quota_bytes = output_quota_bytes
         self.retention_days = retention_days
         self.retention_bytes = retention_bytes
+        self.listen = listen
+        self.certificate = ""
+        self.key = ""
+        self.local_pool = True
+        self.default_pool = ""
+        self.suspect_after_seconds = 30.0
+        self.lost_after_seconds = 45.0
 
 
 def server_settings(where: Folders) -> ServerSettings:
@@ -227,6 +235,22 @@ def runner_settings(where: Folders) -> RunnerSettings:
             )
         result.cgroups = value
     return result
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the parts of ``HOST:PORT``; IPv6 addresses stand in brackets.
+
+    Raises ``errors.BadConfiguration``.
+    """
+    from updraft import errors  # noqa: PLC0415 - not on the launch path
+
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise errors.BadConfiguration(
+            f"{address!r} is no address to listen on; write it as HOST:PORT, as in 0.0.0.0:7443"
+        )
+    return host, int(port)
 
 
 def check(where: Folders) -> None:

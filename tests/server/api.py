@@ -12,11 +12,14 @@ from fastapi import FastAPI
 
 from updraft import settings
 from updraft.model.access import Principal
-from updraft.scheduling.queue import Capacity
+from updraft.model.pool import LOCAL, Pool
+from updraft.scheduling.capacity import Capacity
+from updraft.server.api.parts import Parts
 from updraft.server.api.routes import make_app
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
 from updraft.server.services.execution import Execution
+from updraft.server.services.fleet import Fleet
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
 from updraft.server.services.live import LiveRunner
@@ -80,12 +83,14 @@ async def api(folder: Path) -> AsyncIterator[Api]:
     await execution.load()
     # It has been there and is away: nothing starts, and nobody waits for it.
     capacity = Capacity(4000, 1 << 40, frozenset())
-    execution.runner_joined(LiveRunner("local", "local", capacity, capacity), [])
+    fleet = Fleet(database, execution, [Pool("local")])
+    await fleet.load()
+    execution.runner_joined(LiveRunner(LOCAL, capacity, capacity, seen=0), [])
     jobs = Jobs(database, execution)
     folders = settings.Folders(str(folder), str(folder))
     instance = Instance(folders, execution, settings.ServerSettings())
     try:
-        yield Api(make_app(execution, jobs, database, instance), database, execution)
+        yield Api(make_app(Parts(database, execution, jobs, fleet, instance)), database, execution)
     finally:
         await execution.settle()
         await database.close()

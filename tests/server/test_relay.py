@@ -44,6 +44,9 @@ class Client:
     def source_back(self) -> None:
         self.source = True
 
+    def behind(self) -> None:
+        raise AssertionError("nothing was shipped")
+
 
 @dataclass
 class Runner:

@@ -6,10 +6,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+from updraft.model.pool import LOCAL_POOL
 from updraft.model.states import State
-
-LOCAL_POOL = "local"
-LOCAL_JURISDICTION = "local"
 
 _ID_LETTERS = "abcdefghjkmnpqrstvwxyz"  # Crockford's alphabet: none looks like another
 _ID_SIGNS = "0123456789" + _ID_LETTERS

@@ -1,53 +1,24 @@
-"""The order of a pool's queue, and what fits into what is free."""
+"""The order of a pool's queue, and which of its tasks start where."""
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from updraft.model.job import Resources
+from updraft.scheduling.capacity import NOTHING, Node
+
+_Entry = tuple[int, int, Resources]
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
-    """What a pool has, or what of it is free.  ``memory_bytes`` counts requests, not use."""
+class Party:
+    """Whose tasks they are: what limits apply to, and which runners take them."""
 
-    cpus_milli: int
-    memory_bytes: int
-    gpus: frozenset[str]
-
-    def fits(self, need: Resources) -> bool:
-        """Whether ``need`` can be met from this; what is not needed need not be there.
-
-        Less than nothing may be free: a runner can come back smaller than what runs on it.
-        """
-        return (
-            need.cpus_milli <= max(self.cpus_milli, 0)
-            and need.memory_bytes <= max(self.memory_bytes, 0)
-            and need.gpus <= len(self.gpus)
-        )
-
-    def take(self, need: Resources) -> tuple[Capacity, tuple[str, ...]]:
-        """Return what is left, and the ids of the GPUs that ``need`` gets."""
-        chosen = tuple(sorted(self.gpus)[: need.gpus])
-        return self.without(need, chosen), chosen
-
-    def without(self, need: Resources, gpus: Iterable[str]) -> Capacity:
-        """Return what is left when a task with ``need`` holds these GPUs."""
-        return Capacity(
-            self.cpus_milli - need.cpus_milli,
-            self.memory_bytes - need.memory_bytes,
-            self.gpus.difference(gpus),
-        )
-
-    def give_back(self, need: Resources, gpus: Iterable[str]) -> Capacity:
-        """Return what is free once a task with ``need`` has ended."""
-        return Capacity(
-            self.cpus_milli + need.cpus_milli,
-            self.memory_bytes + need.memory_bytes,
-            self.gpus.union(gpus),
-        )
+    project: str
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +28,7 @@ class Waiting:
     serial: int
     priority: int
     need: Resources
+    party: Party
 
     @property
     def order(self) -> tuple[int, int]:
@@ -66,99 +38,186 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A task that may start, with the GPUs it gets."""
+    """A task that may start, on which runner, and with which GPUs."""
 
     serial: int
+    node: str
+    need: Resources
+    """What it takes there, to be given back at its end."""
     gpus: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Headroom:
+    """What a project, or a user in it, may still start; None: as much as there is."""
+
+    tasks: int | None = None
+    cpus_milli: int | None = None
+    memory_bytes: int | None = None
+    gpus: int | None = None
+
+    def lacks(self, need: Resources) -> str | None:
+        """Return which of the limits ``need`` would exceed, None if it exceeds none."""
+        asked = (
+            ("running jobs", self.tasks, 1),
+            ("cpus", self.cpus_milli, need.cpus_milli),
+            ("memory", self.memory_bytes, need.memory_bytes),
+            ("gpus", self.gpus, need.gpus),
+        )
+        return next((name for name, left, n in asked if left is not None and n > left), None)
+
+    def take(self, need: Resources) -> None:
+        """A task with ``need`` starts."""
+        self.tasks = _less(self.tasks, 1)
+        self.cpus_milli = _less(self.cpus_milli, need.cpus_milli)
+        self.memory_bytes = _less(self.memory_bytes, need.memory_bytes)
+        self.gpus = _less(self.gpus, need.gpus)
+
+
+def _less(left: int | None, taken: int) -> int | None:
+    return None if left is None else left - taken
+
+
+Headrooms = Mapping[Party | str, Headroom]
+"""By project (its name) and by user in a project (the party); who is not in it has no limits."""
 
 
 class PoolQueue:
     """A pool's waiting tasks in their order: priority, then first come.
 
-    The first task that does not fit holds its place: nothing behind it starts before it.  Only what
-    needs no resources at all goes past, since it delays nobody (open shells).  Every operation
-    costs what it changes, however many wait.
+    The first task that does not fit holds its place: no runner that could take it takes anything
+    behind it.  What goes past: what needs no resources at all, since it delays nobody (open
+    shells); what runs on runners that never take the one that waits; and everything behind tasks
+    that only their own project's or user's limit holds back.
+
+    Putting in, taking out and choosing cost what they change, and the number of parties, however
+    many tasks wait.
     """
 
     def __init__(self) -> None:
-        self._costly: list[tuple[int, int, Resources]] = []
+        self._costly: dict[Party, list[_Entry]] = {}
         self._costless: dict[int, Waiting] = {}
 
     def __len__(self) -> int:
-        return len(self._costly) + len(self._costless)
+        return sum(map(len, self._costly.values())) + len(self._costless)
 
     def push(self, waiting: Waiting) -> None:
         """Put a task at its place."""
         if waiting.need == NOTHING:
             self._costless[waiting.serial] = waiting
         else:
-            insort(self._costly, (*waiting.order, waiting.need), key=_order)
+            line = self._costly.setdefault(waiting.party, [])
+            insort(line, (*waiting.order, waiting.need), key=_order)
 
     def discard(self, waiting: Waiting) -> None:
         """Take a task out; one that is not there is passed over."""
         if waiting.need == NOTHING:
             self._costless.pop(waiting.serial, None)
             return
-        at = self.ahead_of(waiting)
-        if at < len(self._costly) and _order(self._costly[at]) == waiting.order:
-            del self._costly[at]
+        line = self._costly.get(waiting.party, [])
+        at = bisect_left(line, waiting.order, key=_order)
+        if at < len(line) and _order(line[at]) == waiting.order:
+            del line[at]
+            if not line:
+                del self._costly[waiting.party]
 
     def ahead_of(self, waiting: Waiting) -> int:
         """Return how many tasks come before this one."""
         if waiting.need == NOTHING:
             return 0
-        return bisect_left(self._costly, waiting.order, key=_order)
+        return sum(bisect_left(line, waiting.order, key=_order) for line in self._costly.values())
 
-    def choose(self, free: Capacity) -> tuple[list[Grant], Capacity]:
-        """Take out the tasks to start now; return them, and what is free afterwards."""
-        grants = [Grant(serial, ()) for serial in self._costless]
-        self._costless.clear()
-        count = 0
-        for _, serial, need in self._costly:
-            if not free.fits(need):
-                break
-            free, gpus = free.take(need)
-            grants.append(Grant(serial, gpus))
-            count += 1
-        del self._costly[:count]
-        return grants, free
+    def choose(self, nodes: Iterable[Node], headrooms: Headrooms | None = None) -> list[Grant]:
+        """Take out the tasks to start now, and return them."""
+        floor = _Floor(nodes, headrooms or {})
+        grants = [
+            grant
+            for waiting in list(self._costless.values())
+            if (grant := floor.start_costless(waiting)) is not None
+        ]
+        for grant in grants:
+            del self._costless[grant.serial]
+        # (order, party): no two tasks have the same order, so parties are never compared.
+        heads = [(_order(line[0]), party) for party, line in self._costly.items()]
+        heapq.heapify(heads)
+        taken: dict[Party, int] = {}
+        while heads and floor.is_open:
+            _, party = heads[0]
+            line, at = self._costly[party], taken.get(party, 0)
+            _, serial, need = line[at]
+            grant = floor.start(serial, need, party)
+            if grant is None:  # its party waits with it: their order is kept
+                heapq.heappop(heads)
+                continue
+            grants.append(grant)
+            taken[party] = at = at + 1
+            if at < len(line):
+                heapq.heapreplace(heads, (_order(line[at]), party))
+            else:
+                heapq.heappop(heads)
+        for party, count in taken.items():
+            del self._costly[party][:count]
+            if not self._costly[party]:
+                del self._costly[party]
+        return grants
 
 
-NOTHING = Resources(cpus_milli=0)
-"""The need of a task that costs the pool nothing."""
+def place(
+    waiting: Waiting, nodes: Iterable[Node], headrooms: Headrooms | None = None
+) -> Grant | None:
+    """Return where a task may start that nobody waits before; None: nowhere, now."""
+    floor = _Floor(nodes, headrooms or {})
+    if waiting.need == NOTHING:
+        return floor.start_costless(waiting)
+    return floor.start(waiting.serial, waiting.need, waiting.party)
 
 
-def _order(entry: tuple[int, int, Resources]) -> tuple[int, int]:
+class _Floor:
+    """What is free while tasks are chosen, runner by runner and limit by limit."""
+
+    def __init__(self, nodes: Iterable[Node], headrooms: Headrooms) -> None:
+        self._nodes = {node.name: node for node in nodes}
+        self._free = {name: node.free for name, node in self._nodes.items()}
+        self._open = set(self._nodes)  # not held for a task that does not fit yet
+        self._headrooms = headrooms
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._open)
+
+    def start(self, serial: int, need: Resources, party: Party) -> Grant | None:
+        limits = self._limits(party)
+        if any(limit.lacks(need) for limit in limits):
+            return None
+        reachable = [name for name in self._open if self._nodes[name].takes(party.owner)]
+        fitting = [name for name in reachable if self._free[name].fits(need)]
+        if not fitting:
+            self._open.difference_update(reachable)
+            return None
+        # The fullest that has room: whole runners stay free for whoever needs one.
+        name = min(fitting, key=self._room_of)
+        self._free[name], gpus = self._free[name].take(need)
+        for limit in limits:
+            limit.take(need)
+        return Grant(serial, name, need, gpus)
+
+    def start_costless(self, waiting: Waiting) -> Grant | None:
+        limits = self._limits(waiting.party)
+        names = [name for name, node in self._nodes.items() if node.takes(waiting.party.owner)]
+        if not names or any(limit.lacks(waiting.need) for limit in limits):
+            return None
+        for limit in limits:
+            limit.take(waiting.need)
+        return Grant(waiting.serial, max(names, key=self._room_of), waiting.need, ())
+
+    def _room_of(self, name: str) -> tuple[int, int, int, str]:
+        free = self._free[name]
+        return (len(free.gpus), free.cpus_milli, free.memory_bytes, name)
+
+    def _limits(self, party: Party) -> list[Headroom]:
+        found = (self._headrooms.get(party.project), self._headrooms.get(party))
+        return [limit for limit in found if limit is not None]
+
+
+def _order(entry: _Entry) -> tuple[int, int]:
     return entry[:2]
-
-
-def why_waiting(need: Resources, ahead: int, free: Capacity, pool: str) -> str:
-    """Return the reason that a person reads for a task with ``ahead`` others before it."""
-    if ahead:
-        return f"pool {pool} is full ({ahead} ahead)"
-    cpus_milli, memory_bytes = max(free.cpus_milli, 0), max(free.memory_bytes, 0)
-    if need.cpus_milli > cpus_milli:
-        name = "CPU" if need.cpus_milli == 1000 else "CPUs"
-        missing = f"{_number(need.cpus_milli)} {name}; {_number(cpus_milli)} are free"
-    elif need.memory_bytes > memory_bytes:
-        missing = f"{need.memory_bytes >> 20} MiB of memory; {memory_bytes >> 20} are free"
-    elif need.gpus > len(free.gpus):
-        missing = f"{need.gpus} GPUs; {len(free.gpus)} are free"
-    else:
-        return f"pool {pool} is about to start it"
-    return f"next in pool {pool}, waits for {missing}"
-
-
-def never_fits(need: Resources, total: Capacity, pool: str) -> str | None:
-    """Return why ``need`` can never be met, None when it can."""
-    if need.cpus_milli > total.cpus_milli:
-        return f"pool {pool} has {_number(total.cpus_milli)} CPUs; lower --cpus"
-    if need.memory_bytes > total.memory_bytes:
-        return f"pool {pool} has {total.memory_bytes >> 20} MiB of memory; lower --memory"
-    if need.gpus > len(total.gpus):
-        return f"pool {pool} has {len(total.gpus)} GPUs; lower --gpus"
-    return None
-
-
-def _number(milli: int) -> str:
-    return f"{milli / 1000:g}"

@@ -9,20 +9,29 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from updraft import bootstrap, errors, settings
+from updraft.model.access import Principal
+from updraft.model.pool import LOCAL_POOL, Pool
 from updraft.providers import local
 from updraft.server.api.agent_session import AgentSessions
 from updraft.server.api.client_session import ClientSession
 from updraft.server.api.door import Door, Doors
 from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
+from updraft.server.api.parts import Parts
+from updraft.server.auth import certificates
 from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.loops.leases import Leases
 from updraft.server.loops.retention import keep_output_bounded
 from updraft.server.loops.upgrade import wait_for_upgrade
 from updraft.server.relay.relay import Relay
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
+from updraft.server.services.fleet import Fleet
+from updraft.server.services.gate import Gate
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
 from updraft.store import jobs as queries
@@ -37,6 +46,8 @@ _RUNNER_STARTS_SECONDS = 1.0
 _IDLE_CHECK_SECONDS = 5.0
 _LOCK_WAIT_SECONDS = 18.0
 _LAST_OUTPUT_SECONDS = 10.0
+_HANDSHAKE_SECONDS = 10.0
+_BACKLOG = 1024
 
 
 class Server:
@@ -65,43 +76,32 @@ class Server:
         keys = EnvironmentKeys(self._folders.keys, used)
         execution = Execution(database, keys, Relay(), self._folders.logs)
         execution.quota_bytes = configuration.output_quota_bytes
+        execution.default_pool = configuration.default_pool
         await execution.load()
+        pools = [Pool(LOCAL_POOL)] if configuration.local_pool else []
+        fleet = Fleet(database, execution, pools)
+        await fleet.load()
         jobs = Jobs(database, execution)
-        beside = BesideRuns(execution)
-        agents = AgentSessions(execution, beside)
         instance = Instance(self._folders, execution, configuration)
-        http = HttpApi(execution, jobs, database, instance)
-        doors = Doors(
-            {
-                "client": lambda who: ClientSession(execution, jobs, who),
-                "exec": lambda who: ExecSession(beside, jobs, who),
-                "agent": agents.control,
-                "agent-data": agents.data,
-            },
-            http=http.protocol,
-        )
-        loop = asyncio.get_running_loop()
-        listener = await loop.create_server(
-            lambda: Door(doors), sock=listen_unix(self._folders.socket)
-        )
+        parts = Parts(database, execution, jobs, fleet, instance)
+        http = HttpApi(parts)
+        doors = _doors(parts, http, configuration)
+        listeners = await self._listen(doors, configuration)
         # Only a server that can serve starts a runner, which would start one that cannot for ever.
-        local.launch_runner(self._folders)
+        if configuration.local_pool:
+            local.launch_runner(self._folders)
         # In the foreground a signal is its owner's wish; else the agent starts the server again.
         end = instance.stop_requested.set if ready_fd is not None else instance.leave
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, end)
+            asyncio.get_running_loop().add_signal_handler(number, end)
         if ready_fd is not None:
             _tell_ready(ready_fd)
         log.info("serving at %s", self._folders.socket)
         loops = [
-            asyncio.create_task(_keep_runner(instance, execution, self._folders), name="runner"),
-            asyncio.create_task(self._watch_idle(instance, doors, listener), name="idle"),
-            asyncio.create_task(_restart_on_upgrade(instance), name="upgrade"),
-            asyncio.create_task(
-                keep_output_bounded(database, self._folders.logs, configuration), name="retention"
-            ),
-            asyncio.create_task(http.preload(), name="http"),
+            asyncio.create_task(work, name=name)
+            for name, work in self._loops(parts, doors, listeners, configuration).items()
         ]
+        loops.append(asyncio.create_task(http.preload(), name="http"))
         await instance.stop_requested.wait()
         if instance.stopping:
             await _serve_last_output(doors)
@@ -109,12 +109,68 @@ class Server:
             task.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         execution.closing = True
-        listener.close()
+        for listener in listeners:
+            listener.close()
         await execution.settle()
         await http.finish()
         await database.close()
         keys.close()
         log.info("stopped")
+
+    async def _listen(
+        self, doors: Doors, configuration: settings.ServerSettings
+    ) -> list[asyncio.AbstractServer]:
+        """Open the unix socket, and the TCP one where it is configured."""
+        loop = asyncio.get_running_loop()
+        listeners: list[asyncio.AbstractServer] = []
+        if configuration.listen:
+            host, port = settings.host_and_port(configuration.listen)
+            files = (configuration.certificate, configuration.key)
+            if not configuration.certificate:
+                files = certificates.ensure_self_signed(self._folders.state, host)
+                log.info("certificate fingerprint: %s", certificates.fingerprint(files[0]))
+            try:
+                listener = await loop.create_server(
+                    lambda: Door(doors, tcp=True),
+                    host,
+                    port,
+                    ssl=certificates.server_context(*files),
+                    ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                    backlog=_BACKLOG,
+                )
+            except OSError as error:
+                raise errors.Unavailable(
+                    f"cannot listen on {configuration.listen}: {error.strerror or error}; choose "
+                    "another address: --listen HOST:PORT"
+                ) from error
+            listeners.append(listener)
+            log.info("listening on %s", configuration.listen)
+        listeners.append(
+            await loop.create_server(lambda: Door(doors), sock=listen_unix(self._folders.socket))
+        )
+        return listeners
+
+    def _loops(
+        self,
+        parts: Parts,
+        doors: Doors,
+        listeners: list[asyncio.AbstractServer],
+        configuration: settings.ServerSettings,
+    ) -> dict[str, Coroutine[Any, Any, None]]:
+        """Return what goes on beside the requests, by name."""
+        leases = Leases(
+            parts.execution, configuration.suspect_after_seconds, configuration.lost_after_seconds
+        )
+        loops = {
+            "upgrade": _restart_on_upgrade(parts.instance),
+            "retention": keep_output_bounded(parts.database, self._folders.logs, configuration),
+            "leases": leases.watch(),
+        }
+        if configuration.local_pool:
+            loops["runner"] = _keep_runner(parts.instance, parts.execution, self._folders)
+        if not configuration.listen:  # a team's server stays
+            loops["idle"] = self._watch_idle(parts.instance, doors, listeners[-1])
+        return loops
 
     def _prepare(self) -> settings.ServerSettings:
         configuration = settings.server_settings(self._folders)
@@ -176,6 +232,27 @@ class Server:
                 instance.disarm_runner(cancel=False)
                 instance.stop_requested.set()
                 return
+
+
+def _doors(parts: Parts, http: HttpApi, configuration: settings.ServerSettings) -> Doors:
+    beside = BesideRuns(parts.execution)
+    agents = AgentSessions(parts.execution, beside, configuration.suspect_after_seconds)
+    return Doors(
+        {
+            "client": lambda who: ClientSession(parts.execution, parts.jobs, who),
+            "exec": lambda who: ExecSession(beside, parts.jobs, who),
+        },
+        {"agent": agents.control, "agent-data": agents.data},
+        http=http.protocol,
+        gate=Gate(_Nobody(), parts.fleet),
+    )
+
+
+class _Nobody:
+    """No users yet."""
+
+    async def authenticate(self, token: str, project: str | None) -> Principal:
+        raise errors.NotSignedIn(errors.NOT_SIGNED_IN)
 
 
 async def _serve_last_output(doors: Doors) -> None:

@@ -32,6 +32,41 @@ class SegmentWriter:
         self._tail: list[int] = []  # where the segments behind the head start
         self.length = 0
 
+    @classmethod
+    def resume(
+        cls, folder: str, name: str, quota_bytes: int = DEFAULT_QUOTA_BYTES
+    ) -> SegmentWriter:
+        """Return a writer that goes on behind what an earlier one stored.
+
+        Raises ``OSError``.
+        """
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        writer = cls(folder, name, quota_bytes)
+        with SegmentReader(folder, name) as reader:
+            starts, writer.length = reader.starts(), reader.length()
+        if not starts:
+            return writer
+        last = starts[-1]
+        writer._fd = os.open(reader.file(last), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        writer._tail = [start for start in starts if start]
+        writer._segment_end = last + writer._segment_bytes if last else writer._head_bytes
+        return writer
+
+    def skip(self, offset: int) -> None:
+        """Go on at ``offset``: what lies between was cut where it came from.
+
+        Raises ``OSError``.
+        """
+        if offset <= self.length:
+            return
+        fd = self._open(f"{self._path}.{offset:016x}")
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = fd
+        self._tail.append(offset)
+        self.length = offset
+        self._segment_end = offset + self._segment_bytes
+
     def append(self, data: bytes | memoryview, keep_from: int | None = None) -> int:
         """Write what fits the current segment and return its count, at least 1 for any data.
 
@@ -93,7 +128,7 @@ class SegmentReader:
             data = os.pread(self._fd, size, offset - self._start)
             if data:
                 return offset, data
-        starts = self._starts()
+        starts = self.starts()
         at = offset
         for index, start in enumerate(starts):
             following = starts[index + 1] if index + 1 < len(starts) else None
@@ -109,11 +144,11 @@ class SegmentReader:
 
     def length(self) -> int:
         """Return how many bytes the stream has had so far."""
-        starts = self._starts()
+        starts = self.starts()
         if not starts:
             return 0
         try:
-            return starts[-1] + os.stat(self._file(starts[-1])).st_size
+            return starts[-1] + os.stat(self.file(starts[-1])).st_size
         except FileNotFoundError:
             return starts[-1]
 
@@ -132,16 +167,18 @@ class SegmentReader:
     def _open(self, start: int) -> None:
         self.close()
         try:
-            self._fd = os.open(self._file(start), os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(self.file(start), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:  # cut since it was listed
             return
         self._start = start
 
-    def _file(self, start: int) -> str:
+    def file(self, start: int) -> str:
+        """Return the path of the file that begins at ``start``."""
         name = f"{self._name}.{start:016x}" if start else self._name
         return os.path.join(self._folder, name)
 
-    def _starts(self) -> list[int]:
+    def starts(self) -> list[int]:
+        """Return the offsets at which the files begin that there are now."""
         try:
             names = os.listdir(self._folder)
         except FileNotFoundError:

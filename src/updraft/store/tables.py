@@ -106,3 +106,39 @@ events = Table(
     Column("message", Text, nullable=False),
     Index("ix_events_job_serial_serial", "job_serial", "serial"),
 )
+
+pools = Table(
+    "pools",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("settings", Text, nullable=False),  # JSON object: model.pool's fields
+    Column("draining", Boolean, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
+runners = Table(
+    "runners",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("pool", String(64), nullable=False),
+    Column("credential", String(16), nullable=False, unique=True),
+    Column("digest", LargeBinary, nullable=False),  # of its token's secret
+    Column("host", Text, nullable=False),
+    Column("serves", Text),  # the one owner it takes tasks of, if it cannot keep owners apart
+    Column("draining", Boolean, nullable=False),
+    Column("capacity", Text, nullable=False),  # JSON object: what it said when it joined
+    Column("joined_ns", BigInteger, nullable=False),
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("credential", String(16), primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("pool", String(64), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Column("used", Integer, nullable=False),
+    Column("most_uses", Integer),
+)

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 WIRE_VERSION = 1
-"""Rises when an old peer would misread a frame; peers of different versions refuse each other."""
+"""Rises when an old peer would misread a frame, or miss one that it needs."""
+
+OLDEST_WIRE_VERSION = 1
+"""The oldest version of a client or agent that a server still serves: a minor release back."""
 
 HEADER = Struct("!IBQQ")
 HEADER_SIZE: Final = HEADER.size
@@ -51,10 +54,10 @@ NO_LIMIT = (1 << 63) - 1
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 # -- every connection
-HELLO = 1  # first frame: {role, wire, release, …}
+HELLO = 1  # first frame: {role, wire, release, token, project, …}
 WELCOME = 2  # the answer to it
 ERROR = 3  # {code, message}; the connection ends
-PING = 4
+PING = 4  # offset: a number that the answer repeats; an agent's heartbeat
 PONG = 5
 
 # -- client and server
@@ -81,6 +84,7 @@ GREW = 32
 EOF = 33
 CLOSE = 34  # the reader is gone; the writer is to see a broken pipe
 ACK = 35
+STORED = 36  # the server has stored an output stream up to here: more may follow
 
 # -- server, agent, keeper
 SPAWN = 40  # a grant: everything needed to start an attempt
@@ -88,9 +92,11 @@ STARTED = 41  # {pid, at}
 EXITED = 42  # {status | lost | refused, usage, stdout, stderr, ended_by}
 KILL = 43  # {why, grace}: end the attempt's whole tree
 FORGET = 44  # {attempts}: their ends are stored; the runner drops its records
-REPORT = 45  # {keeper, attempts}: all that a keeper holds
+REPORT = 45  # {keeper, attempts, …}: all that a keeper holds, and what its runner has
 DEADLINE = 46  # {seconds}: a new time limit, counted from the start
 STOP = 47  # the runner is to leave: {cancel, unless_live}
+SHIP = 48  # {stdout, stderr}: send output from these offsets on, to be stored by the server
+LEASE = 49  # {ms}: fenced tasks end unless the lease is renewed within this time
 
 
 def stream_channel(attempt: int, stream: int) -> int:
@@ -127,7 +133,7 @@ class FrameReader:
         self._left = 0  # of the DATA frame that is passing through
         self._channel = 0
         self._offset = 0
-        self._max_control_bytes = max_control_bytes
+        self.max_control_bytes = max_control_bytes
 
     def feed(self, chunk: bytes) -> Iterator[tuple[int, int, int, bytes | memoryview]]:
         """Yield ``(kind, channel, offset, payload)`` for all that ``chunk`` completes.
@@ -163,9 +169,9 @@ class FrameReader:
                 at += HEADER_SIZE
                 self._left, self._channel, self._offset = length, channel, offset
                 continue
-            if length > self._max_control_bytes:
+            if length > self.max_control_bytes:
                 raise FrameError(
-                    f"a message of {length} bytes is over the limit of {self._max_control_bytes}"
+                    f"a message of {length} bytes is over the limit of {self.max_control_bytes}"
                 )
             if size - at < HEADER_SIZE + length:
                 wanted = HEADER_SIZE + length

@@ -34,6 +34,12 @@ class FrameConnection(asyncio.Protocol):
         self.broken: str | None = None
         self._reader = frames.FrameReader()
 
+    def limit_messages(self, max_bytes: int) -> None:
+        """Refuse longer control frames from now on: until a peer has said who it is, all but tiny
+        ones.
+        """
+        self._reader.max_control_bytes = max_bytes
+
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -45,8 +51,18 @@ class FrameConnection(asyncio.Protocol):
             for kind, channel, offset, payload in self._reader.feed(data):
                 self.handler.frame(kind, channel, offset, payload)
         except (ValueError, KeyError, TypeError) as error:
-            self.broken = f"{type(error).__name__}: {error}"
-            self.fail("bad_request", "the peer sent something that is not of this protocol")
+            self._break_off(error)
+
+    def deliver(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        """Hand on a frame that was held back, as if it had arrived now."""
+        try:
+            self.handler.frame(kind, channel, offset, payload)
+        except (ValueError, KeyError, TypeError) as error:
+            self._break_off(error)
+
+    def _break_off(self, error: Exception) -> None:
+        self.broken = f"{type(error).__name__}: {error}"
+        self.fail("bad_request", "the peer sent something that is not of this protocol")
 
     def pause_writing(self) -> None:
         self.handler.writable(False)

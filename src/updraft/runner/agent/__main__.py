@@ -1,23 +1,29 @@
-"""Start an agent: ``python -m updraft.runner.agent --folder DIR``, as its keeper's child."""
+"""Start an agent, as its keeper's child: ``python -m updraft.runner.agent --folder DIR``."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from updraft import bootstrap, errors, settings
+from updraft.runner import joined
 from updraft.runner.agent.agent import Agent, ServerStopped
 from updraft.runner.agent.capacity import find_capacity
+from updraft.wire import tls
 from updraft.wire.sockets import as_standard
+from updraft.wire.transport import FrameConnection
 
 log = logging.getLogger("updraft.agent")
+
+_HANDSHAKE_SECONDS = 10.0
 
 
 class _LocalServer:
@@ -30,8 +36,9 @@ class _LocalServer:
         self._folders = folders
         self._stopped = Path(folders.stopped)
         self._missing_since: float | None = None
+        self.credentials: dict[str, str] = {}
 
-    async def dial(self) -> socket.socket:
+    async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         try:
             peer = bootstrap.connect(self._folders)
         except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -50,7 +57,9 @@ class _LocalServer:
         self._missing_since = None
         standard = as_standard(peer)
         standard.setblocking(False)
-        return standard
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(make, sock=standard)
+        return connection
 
     def bring_back(self) -> None:
         """Start the server if it was killed too: nobody else is left who would."""
@@ -69,17 +78,48 @@ class _LocalServer:
                 return
 
 
+class _JoinedServer:
+    """Dials the server that this runner has joined."""
+
+    def __init__(self, place: joined.Joined) -> None:
+        self._place = place
+        self._tls = tls.client_context(place.fingerprint)
+        self.credentials = {"token": place.token}
+
+    async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
+        place = self._place
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            transport, connection = await loop.create_connection(
+                make, place.host, place.port, ssl=self._tls, server_hostname=place.host
+            )
+        inside: Any = transport.get_extra_info("ssl_object")
+        try:
+            tls.check(inside.getpeercert(binary_form=True), place.fingerprint, place.url)
+        except errors.NotAllowed as error:
+            transport.close()
+            raise ConnectionError(error.message) from error
+        return connection
+
+
 def main(arguments: list[str]) -> int:
-    """Run the local runner's agent until its keeper is gone."""
-    if len(arguments) != 2 or arguments[0] != "--folder":
-        sys.stderr.write("usage: python -m updraft.runner.agent --folder DIR\n")
-        return 2
+    """Run a runner's agent until its keeper is gone."""
+    match arguments:
+        case ["--folder", folder, *rest] if rest in ([], ["--joined"]):
+            pass
+        case _:
+            sys.stderr.write("usage: python -m updraft.runner.agent --folder DIR [--joined]\n")
+            return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(levelname)s %(message)s")
-    server = _LocalServer(settings.folders())
-    keeper_socket = os.path.join(arguments[1], "keeper.sock")
-    agent = Agent("local", find_capacity(), keeper_socket, server.dial)
-    if uvloop.run(agent.run()):
-        server.bring_back()
+    keeper_socket, spool = os.path.join(folder, "keeper.sock"), os.path.join(folder, "spool")
+    if rest:
+        remote = _JoinedServer(joined.load(folder))
+        os.makedirs(spool, mode=0o700, exist_ok=True)
+        uvloop.run(Agent(find_capacity(), keeper_socket, remote, spool).run())
+        return 0
+    local = _LocalServer(settings.folders())
+    if uvloop.run(Agent(find_capacity(), keeper_socket, local, spool).run()):
+        local.bring_back()
     return 0
 
 

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import select
+import shutil
 import signal
-import socket
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import updraft
 from updraft import faults, settings
+from updraft.runner.agent.early import EarlyFrames
 from updraft.runner.agent.output import OutputStream
 from updraft.runner.keeper import processes
 from updraft.wire import frames
@@ -27,8 +29,29 @@ _RECONNECT_SECONDS = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _KEEPER_ENDS_SECONDS = 1.0
 """From the end of a dying keeper's connection to the keeper's own, on a busy machine."""
 
-Dial = Callable[[], Awaitable[socket.socket]]
-"""Connects to the server, or raises ``OSError``."""
+_DEAD_AFTER_LEASES = 2 / 3
+"""A connection that was silent for this part of the lease is given up, and dialled anew."""
+_BEATS_A_LEASE = 6
+
+
+class Server(Protocol):
+    """The agent's way to its server."""
+
+    credentials: dict[str, str]
+    """What its first frame on each connection proves itself with."""
+
+    async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
+        """Return a new connection.  Raises ``OSError``."""
+
+
+_OUTPUTS = (("stdout", frames.STDOUT), ("stderr", frames.STDERR))
+_STREAM_KINDS = frozenset(
+    {
+        *(frames.ATTACH, frames.DETACH, frames.LIMIT, frames.CLOSE, frames.DATA, frames.EOF),
+        *(frames.SHIP, frames.STORED),
+    }
+)
+"""What comes by the data connection, and so may overtake the grant that it is about."""
 
 
 class ServerStopped(ConnectionError):
@@ -48,8 +71,14 @@ class Attempt:
         }
         for stream, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
             self.grew(stream, report.get(name, 0))
+        self.folder = folder
         self.started_ticks: int | None = None
         self.forgotten = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the server needs nothing more of it."""
+        return self.forgotten and not any(output.due for output in self.outputs.values())
 
     def grew(self, stream: int, length: int) -> None:
         """An output stream has grown in the spool."""
@@ -58,13 +87,18 @@ class Attempt:
 
 
 class Agent:
-    """Carries frames between one keeper and the server until the keeper is gone."""
+    """Carries frames between one keeper and the server until the keeper is gone.
 
-    def __init__(self, runner: str, capacity: dict[str, Any], keeper_socket: str, dial: Dial):
-        self._runner = runner
+    ``spool`` is where tasks' output lies until the server has it, where that does not see the
+    runner's files.
+    """
+
+    def __init__(self, capacity: dict[str, Any], keeper_socket: str, server: Server, spool: str):
         self._capacity = capacity
         self._keeper_socket = keeper_socket
-        self._dial = dial
+        self._dialled = server
+        self._spool = spool
+        self._early = EarlyFrames()
         self._attempts: dict[int, Attempt] = {}
         self._keeper: FrameConnection | None = None
         self._keeper_identity = ""
@@ -76,6 +110,7 @@ class Agent:
         self._reported = asyncio.Event()
         self._keeper_gone = asyncio.Event()
         self._upgraded = False
+        self._lease_until = 0.0
 
     async def run(self) -> bool:
         """Serve until the keeper goes away (or takes a newer agent).  Returns whether it died."""
@@ -104,7 +139,7 @@ class Agent:
         failures = 0
         while True:
             try:
-                side = await _ServerSide.connect(self, self._dial)
+                side = await _ServerSide.connect(self, self._dialled)
             except (OSError, TimeoutError) as error:
                 if failures == 0:
                     log.info("no server: %s", error)
@@ -114,9 +149,11 @@ class Agent:
             else:
                 failures = 0
                 self._server = side
+                side.control.send_message(frames.REPORT, self.report())
                 self.pump()
                 await side.gone.wait()
                 self._server = None
+                self._early.clear()
                 for attempt in self._attempts.values():
                     for output in attempt.outputs.values():
                         output.detach()
@@ -125,16 +162,15 @@ class Agent:
                     self._upgraded = True
                     self._keeper_gone.set()
                 log.info("the server's connection closed")
-            await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
+            pause = _RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)]
+            # A thousand agents that lost one server do not all come back at once.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             failures += 1
 
-    def hello(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """Return what the server has to know to reconcile."""
         return {
-            "role": "agent",
-            "wire": frames.WIRE_VERSION,
             "release": updraft.__version__,
-            "runner": self._runner,
             "pid": os.getpid(),
             "keeper": self._keeper_identity,
             "keeper_pid": self._keeper_pid,
@@ -156,49 +192,76 @@ class Agent:
         """Carry out or pass on one frame of the server's; ``side`` takes an answer."""
         serial = channel >> 2
         if kind == frames.SPAWN:
-            self._spawn(serial, bytes(payload))
+            self._spawn(side, serial, bytes(payload))
             return
         if kind == frames.FORGET:
             self._forget(body_of(payload)["attempts"])
         attempt = self._attempts.get(serial)
-        if kind == frames.ATTACH and attempt is not None:
-            order = body_of(payload)
-            for name, stream in (("stdout", frames.STDOUT), ("stderr", frames.STDERR)):
-                limit = order[name] + frames.OUTPUT_WINDOW_BYTES
-                attempt.outputs[stream].attach(order[name], limit)
-                self._to_keeper(frames.LIMIT, frames.stream_channel(serial, stream), limit)
-            # Behind all that is under way to an earlier client.
-            side.data.send_stream(frames.ATTACH, serial << 2, 0)
-            # Where the client is to go on with its input.
-            taken = attempt.report.get("input", 0)
-            side.control.send_stream(frames.ACK, serial << 2, taken)
-            self.pump()
-            return
-        if kind == frames.DETACH and attempt is not None:
+        if attempt is None:
+            if kind in _STREAM_KINDS:
+                self._early.hold(serial, (kind, channel, offset, bytes(payload)))
+            else:
+                self._to_keeper(kind, channel, offset, payload)
+        elif kind == frames.ATTACH:
+            self._attach(side, attempt, body_of(payload))
+        elif kind == frames.DETACH:
             for stream, output in attempt.outputs.items():
-                output.detach()
+                if not side.ships:
+                    output.detach()
                 channel = frames.stream_channel(serial, stream)
                 self._to_keeper(frames.LIMIT, channel, frames.NO_LIMIT)
-            return
-        if kind == frames.LIMIT and attempt is not None:
-            output = attempt.outputs[channel & 3]
-            if output.limit is not None:
-                output.limit = offset
+        elif kind == frames.SHIP:
+            self._ship(side, attempt, body_of(payload))
+        elif kind == frames.STORED:
+            attempt.outputs[channel & 3].allow(offset + frames.OUTPUT_WINDOW_BYTES)
+            self.pump()
+        elif kind == frames.LIMIT:
+            if not side.ships:
+                attempt.outputs[channel & 3].allow(offset)
             self._to_keeper(kind, channel, offset)
             self.pump()
-            return
-        self._to_keeper(kind, channel, offset, payload)
+        else:
+            self._to_keeper(kind, channel, offset, payload)
 
-    def _spawn(self, serial: int, payload: bytes) -> None:
+    def _attach(self, side: _ServerSide, attempt: Attempt, order: dict[str, Any]) -> None:
+        """A client reads from these positions on; what it has room for is what tasks may write."""
+        for name, stream in _OUTPUTS:
+            limit = order[name] + frames.OUTPUT_WINDOW_BYTES
+            if not side.ships:
+                attempt.outputs[stream].attach(order[name], limit)
+            self._to_keeper(frames.LIMIT, frames.stream_channel(attempt.serial, stream), limit)
+        # Behind all that is under way to an earlier client.
+        side.data.send_stream(frames.ATTACH, attempt.serial << 2, 0)
+        # Where the client is to go on with its input.
+        taken = attempt.report.get("input", 0)
+        side.control.send_stream(frames.ACK, attempt.serial << 2, taken)
+        self.pump()
+
+    def _ship(self, side: _ServerSide, attempt: Attempt, order: dict[str, Any]) -> None:
+        """The server has stored output up to these positions, and takes what follows."""
+        for name, stream in _OUTPUTS:
+            limit = order[name] + frames.OUTPUT_WINDOW_BYTES
+            attempt.outputs[stream].attach(order[name], limit)
+        side.data.send_stream(frames.SHIP, attempt.serial << 2, 0)
+        self.pump()
+
+    def _spawn(self, side: _ServerSide, serial: int, payload: bytes) -> None:
         faults.reached("grant-spawn")
         spec = body_of(payload)
+        if side.ships:
+            spec["folder"] = os.fsencode(os.path.join(self._spool, str(serial)))
+            payload = pack(spec)
         if serial not in self._attempts:
             attempt = Attempt(serial, {"job": spec["job"], "folder": spec["folder"]})
             self._attempts[serial] = attempt
-            if spec["attached"]:
-                for stream, output in attempt.outputs.items():
+            for stream, output in attempt.outputs.items():
+                if side.ships:
+                    output.attach(0, frames.OUTPUT_WINDOW_BYTES)
+                elif spec["attached"]:
                     output.attach(0, spec["limits"][stream - 1])
         self._to_keeper(frames.SPAWN, serial << 2, 0, payload)
+        for early in self._early.take(serial):
+            self.from_server(side, *early)
 
     def _forget(self, serials: list[int]) -> None:
         for serial in serials:
@@ -206,27 +269,36 @@ class Agent:
             if attempt is None:
                 continue
             attempt.forgotten = True
-            if not any(output.due for output in attempt.outputs.values()):
-                del self._attempts[serial]
+            if attempt.is_done:
+                self._drop(attempt)
+
+    def _drop(self, attempt: Attempt) -> None:
+        del self._attempts[attempt.serial]
+        self._early.forget(attempt.serial)
+        for output in attempt.outputs.values():
+            output.detach()
+        if os.path.dirname(attempt.folder) == self._spool:
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, shutil.rmtree, attempt.folder, True)
 
     def pump(self) -> None:
         """Send output, a chunk of each stream in turn, while the server's side takes it."""
         server = self._server
         if server is None:
             return
-        done: list[int] = []
+        done: set[Attempt] = set()
         again = True
         while again and server.ready:
             again = False
             for attempt in self._attempts.values():
                 for output in attempt.outputs.values():
                     if output.due and server.ready:
-                        output.send_some(server.data)
+                        output.send_some(server.data, tell_cuts=server.ships)
                         again = True
-                if attempt.forgotten and not any(o.due for o in attempt.outputs.values()):
-                    done.append(attempt.serial)
-        for serial in done:
-            self._attempts.pop(serial, None)
+                if attempt.is_done:
+                    done.add(attempt)
+        for attempt in done:
+            self._drop(attempt)
 
     # -- the keeper
 
@@ -293,6 +365,10 @@ class Agent:
             self._attempts[serial] = attempt
         self._reported.set()
 
+    def lease_renewed(self, until: float) -> None:
+        """The server counts on this runner up to then (seconds of the loop's clock)."""
+        self._lease_until = until
+
     def keeper_closed(self) -> None:
         """The keeper died, or has a newer agent."""
         self._keeper_gone.set()
@@ -343,31 +419,36 @@ class _ServerSide:
         self.data: FrameConnection
         self.gone = asyncio.Event()
         self.ready = False
+        self.ships = False
+        """Whether output is stored by the server, and not where it is spooled."""
+        self._lease_seconds = 0.0
+        self._heard = 0.0
+        self._beating: asyncio.TimerHandle | None = None
         self._welcomed: asyncio.Future[dict[str, Any]] | None = None
         self._grown: dict[int, int] = {}
         self._grown_due = False
 
     @classmethod
-    async def connect(cls, agent: Agent, dial: Dial) -> _ServerSide:
+    async def connect(cls, agent: Agent, server: Server) -> _ServerSide:
         """Dial both connections and say hello on each."""
         side = cls(agent)
-        side.control = await side._open(dial)
+        hello = {"wire": frames.WIRE_VERSION, "release": updraft.__version__, **server.credentials}
         try:
-            session = await side._greet(side.control, agent.hello())
-            side.data = await side._open(dial)
-            body = {"role": "agent-data", "wire": frames.WIRE_VERSION, **session}
-            await side._greet(side.data, body)
+            side.control = await server.open(lambda: FrameConnection(side))
+            welcome = await side._greet(side.control, {"role": "agent", **hello})
+            side.data = await server.open(lambda: FrameConnection(side))
+            session = {"session": welcome["session"]}
+            await side._greet(side.data, {"role": "agent-data", **hello, **session})
         except BaseException:
             side.closed()
             raise
         side.ready = True
+        side.ships = welcome["ships"]
+        side._lease_seconds = welcome["lease_ms"] / 1000
+        side._heard = asyncio.get_running_loop().time()
+        if side._lease_seconds:
+            side._beat()
         return side
-
-    async def _open(self, dial: Dial) -> FrameConnection:
-        peer = await dial()
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: FrameConnection(self), sock=peer)
-        return connection
 
     async def _greet(self, connection: FrameConnection, body: dict[str, Any]) -> dict[str, Any]:
         self._welcomed = asyncio.get_running_loop().create_future()
@@ -375,19 +456,33 @@ class _ServerSide:
         async with asyncio.timeout(10):
             return await self._welcomed
 
+    def _beat(self) -> None:
+        """Tell that we are there, and look whether the server is."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._heard > self._lease_seconds * _DEAD_AFTER_LEASES:
+            log.info("the server was silent for %.0f s", loop.time() - self._heard)
+            self.closed()
+            return
+        self.control.send_stream(frames.PING, 0, int(loop.time() * 1000))
+        pause = self._lease_seconds / _BEATS_A_LEASE
+        self._beating = loop.call_later(pause, self._beat)
+
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        self._heard = asyncio.get_running_loop().time()
         if kind == frames.WELCOME and self._welcomed is not None:
             if not self._welcomed.done():
                 self._welcomed.set_result(body_of(payload))
         elif kind == frames.ERROR:
             log.error("the server refuses this agent: %s", body_of(payload)["message"])
-        elif kind == frames.PING:
-            self.control.send(frames.frame(frames.PONG))
+        elif kind == frames.PONG:
+            self._agent.lease_renewed(offset / 1000 + self._lease_seconds)
         else:
             self._agent.from_server(self, kind, channel, offset, payload)
 
     def grew(self, channel: int, length: int) -> None:
         """Tell of a stream's growth, at most every 20 ms: followers need no more."""
+        if self.ships:
+            return  # the server stores it itself
         self._grown[channel] = length
         if not self._grown_due:
             self._grown_due = True
@@ -407,6 +502,8 @@ class _ServerSide:
     def closed(self) -> None:
         self.ready = False
         self.gone.set()
+        if self._beating is not None:
+            self._beating.cancel()
         if self._welcomed is not None and not self._welcomed.done():
             self._welcomed.set_exception(ConnectionError("the server closed the connection"))
         for connection in (getattr(self, "control", None), getattr(self, "data", None)):

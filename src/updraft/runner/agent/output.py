@@ -21,6 +21,11 @@ class OutputStream:
         """Send from ``offset`` on."""
         self._sent, self.limit = offset, limit
 
+    def allow(self, limit: int) -> None:
+        """More may be sent, up to ``limit``; an older word that comes late takes nothing back."""
+        if self.limit is not None:
+            self.limit = max(self.limit, limit)
+
     def detach(self) -> None:
         """Send no more."""
         self.limit = None
@@ -31,14 +36,16 @@ class OutputStream:
         """Whether there is something that may be sent now."""
         return self.limit is not None and self._sent < min(self.length, self.limit)
 
-    def send_some(self, connection: FrameConnection) -> None:
-        """Send one chunk."""
+    def send_some(self, connection: FrameConnection, *, tell_cuts: bool) -> None:
+        """Send one chunk; ``tell_cuts``: or that there is none before a later offset any more."""
         if self.limit is None:
             return
         size = min(frames.CHUNK_BYTES, self.limit - self._sent, self.length - self._sent)
         at, data = self._reader.read(self._sent, size)
         if not data:  # told of, but not there: a cut reaches to the end of what was told
             self._sent = max(at, self.length)
+            if tell_cuts:
+                connection.send_stream(frames.EOF, self.channel, self._sent)
             return
         connection.send_stream(frames.DATA, self.channel, at, data)
         self._sent = at + len(data)

@@ -3,91 +3,122 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any
 
 from updraft import errors
-from updraft.model.access import Principal
-from updraft.model.job import LOCAL_POOL
-from updraft.scheduling.queue import Capacity
+from updraft.model.pool import Runner
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
+from updraft.server.services.fleet import capacity_of
 from updraft.server.services.live import LiveRunner
 from updraft.wire import frames
+from updraft.wire.packing import PackingError
 from updraft.wire.transport import FrameConnection, body_of
 
 _CONTROL = frozenset({frames.STOPPED, frames.CONTINUED})
 _REPORTS = _CONTROL | {frames.STARTED, frames.EXITED}
-_STREAMS = frozenset({frames.DATA, frames.ACK, frames.CLOSE})
+_STREAMS = frozenset(
+    {frames.DATA, frames.ACK, frames.CLOSE, frames.EOF, frames.ATTACH, frames.SHIP}
+)
 
 
 class AgentSessions:
     """Joins the control and the data connection of one agent."""
 
-    def __init__(self, execution: Execution, beside: BesideRuns) -> None:
+    def __init__(self, execution: Execution, beside: BesideRuns, lease_seconds: float) -> None:
         self.execution = execution
         self.beside = beside
+        self.lease_seconds = lease_seconds
         self.waiting: dict[str, AgentControl] = {}
 
-    def control(self, principal: Principal) -> AgentControl:
+    def control(self, runner: Runner) -> AgentControl:
         """Return the session of an agent's first connection."""
-        return AgentControl(self)
+        return AgentControl(self, runner)
 
-    def data(self, principal: Principal) -> AgentData:
+    def data(self, runner: Runner) -> AgentData:
         """Return the session of an agent's second connection."""
-        return AgentData(self)
+        return AgentData(self, runner)
 
 
 class AgentControl:
     """Reports come in, grants and orders go out."""
 
-    def __init__(self, sessions: AgentSessions) -> None:
+    def __init__(self, sessions: AgentSessions, known: Runner) -> None:
         self._sessions = sessions
         self._execution = sessions.execution
         self._connection: FrameConnection | None = None
         self._token = secrets.token_hex(16)
+        self.known = known
         self.runner: LiveRunner | None = None
-        self.reports: list[dict[str, Any]] = []
         self.data: FrameConnection | None = None
+        self._report: dict[str, Any] | None = None
 
     def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
-        capacity = body["capacity"]
-        total = Capacity(
-            capacity["cpus_milli"],
-            capacity["memory_bytes"],
-            frozenset(str(device["uuid"]) for device in capacity["gpus"]),
-        )
-        self.runner = LiveRunner(
-            name=body["runner"],
-            pool=LOCAL_POOL,
-            total=total,
-            free=total,
-            control=connection,
-            keeper=body["keeper"],
-            keeper_pid=body["keeper_pid"],
-            agent_pid=body["pid"],
-            release=body["release"],
-            keeper_release=body["keeper_release"],
-            devices=capacity["gpus"],
-        )
-        self.reports = body["attempts"]
         self._connection = connection
         self._sessions.waiting[self._token] = self
-        connection.send_message(frames.WELCOME, {"session": self._token})
+        connection.send_message(
+            frames.WELCOME,
+            {
+                "session": self._token,
+                "ships": self.known.remote,
+                "lease_ms": round(self._sessions.lease_seconds * 1000),
+            },
+        )
 
     def join(self, data: FrameConnection) -> None:
-        """The data connection is there: the runner takes part from now on."""
-        if self.runner is None or self._connection is None:
+        """The data connection is there."""
+        if self._connection is None:
             raise errors.Conflict("the control connection is gone; connect again")
         self.data = data
-        self.runner.data = data
         data.send_message(frames.WELCOME, {})
-        reports = self._sessions.beside.runner_joined(self.runner, self.reports)
+        self._take_part()
+
+    def _take_part(self) -> None:
+        """With both connections and the report there, the runner takes part."""
+        report, control, data = self._report, self._connection, self.data
+        if report is None or control is None or data is None or self.runner is not None:
+            return
+        capacity = report["capacity"]
+        total = capacity_of(capacity)
+        self.runner = LiveRunner(
+            known=self.known,
+            total=total,
+            free=total,
+            seen=time.monotonic(),
+            control=control,
+            data=data,
+            keeper=report["keeper"],
+            keeper_pid=report["keeper_pid"],
+            agent_pid=report["pid"],
+            release=report["release"],
+            keeper_release=report["keeper_release"],
+            devices=capacity["gpus"],
+        )
+        reports = self._sessions.beside.runner_joined(self.runner, report["attempts"])
         self._execution.runner_joined(self.runner, reports)
-        self.reports = []
+        self._report = None
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         serial = channel >> 2
-        if kind in _REPORTS and self._sessions.beside.handle(serial, kind, body_of(payload)):
+        if kind == frames.PING:
+            if self._connection is not None:
+                self._connection.send_stream(frames.PONG, 0, offset)
+        elif kind == frames.REPORT:
+            self._report = _whole(body_of(payload))
+            self._take_part()
+        if self.runner is None:
+            return
+        self.heard()
+        if kind in _STREAMS:
+            self.stream(kind, channel, offset, payload)
+            return
+        # What a runner says of what it does not have is not taken.
+        if self._sessions.beside.is_on(serial, self.runner):
+            if kind in _REPORTS:
+                self._sessions.beside.handle(serial, kind, body_of(payload))
+            return
+        if not self._execution.is_on(serial, self.runner):
             return
         if kind == frames.STARTED:
             self._execution.attempt_started(serial, body_of(payload))
@@ -97,8 +128,28 @@ class AgentControl:
             self._execution.output_grew(serial)
         elif kind in _CONTROL:
             self._execution.attempt_said(serial, kind, body_of(payload))
-        elif kind in _STREAMS:
-            self._execution.relay.from_runner(kind, channel, offset, payload)
+
+    def stream(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        """A stream frame arrived, on either connection."""
+        serial, stream = channel >> 2, channel & 3
+        intake, relay = self._execution.intake, self._execution.relay
+        if self.data is None or not relay.comes_from(serial, self.data):
+            return
+        if not intake.holds(serial):
+            relay.from_runner(kind, channel, offset, payload)
+        elif kind == frames.DATA and stream:
+            intake.data(serial, stream, offset, payload)
+        elif kind == frames.EOF and stream:
+            intake.ended(serial, stream, offset)
+        elif kind == frames.SHIP:
+            intake.answered(serial)
+        else:
+            relay.from_runner(kind, channel, offset, payload)
+
+    def heard(self) -> None:
+        """The runner is there."""
+        if self.runner is not None:
+            self.runner.seen = time.monotonic()
 
     def closed(self) -> None:
         self._connection = None
@@ -117,23 +168,36 @@ class AgentControl:
         """Grants are bounded by what the runner has room for."""
 
 
+def _whole(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report.  Raises ``PackingError`` where something is missing."""
+    wanted = ("capacity", "attempts", "keeper", "keeper_pid", "pid", "release", "keeper_release")
+    for name in wanted:
+        if name not in report:
+            raise PackingError(f"a report without {name}")
+    return report
+
+
 class AgentData:
     """Output comes in, input goes out."""
 
-    def __init__(self, sessions: AgentSessions) -> None:
+    def __init__(self, sessions: AgentSessions, known: Runner) -> None:
         self._sessions = sessions
-        self._relay = sessions.execution.relay
+        self._known = known
         self._control: AgentControl | None = None
 
     def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
         control = self._sessions.waiting.pop(body["session"], None)
-        if control is None:
+        if control is None or control.known.name != self._known.name:
             raise errors.NotAllowed("there is no such agent session; connect again")
         self._control = control
         control.join(connection)
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
-        self._relay.from_runner(kind, channel, offset, payload)
+        control = self._control
+        if control is None or control.runner is None:
+            return
+        control.heard()
+        control.stream(kind, channel, offset, payload)
 
     def closed(self) -> None:
         if self._control is not None:

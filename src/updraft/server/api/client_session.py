@@ -100,12 +100,12 @@ class ClientSession(ClientStreams):
 
     def _hold(self, job: LiveJob, attempt: LiveAttempt, body: dict[str, Any]) -> None:
         positions = [body["stdout"], body["stderr"]]
+        folder = str(self.execution.live.folder_of(job.id, attempt.number))
         if positions[0] < 0:  # from now on
-            folder = str(self.execution.live.folder_of(job.id, attempt.number))
             positions = [SegmentReader(folder, name).length() for name in OUTPUTS.values()]
         elif body["attempt"] != attempt.number:
             positions = [0, 0]
-        self.begin_streams(attempt.serial, attempt.number, positions, resumed=True)
+        self.begin_streams(attempt.serial, attempt.number, positions, folder, resumed=True)
         if attempt.started_ns is not None:
             self.send(frames.STARTED, {"pid": attempt.pid})
         if attempt.stopped:
@@ -117,10 +117,10 @@ class ClientSession(ClientStreams):
         if body["attempt"] != ended.attempt_number:
             positions = [0, 0]
         self.send(frames.ACCEPTED, {"job": ended.id})
+        folder = str(self.execution.live.folder_of(ended.id, ended.attempt_number))
         # Serial 0 is no attempt's: there is no runner for it.
-        self.begin_streams(0, ended.attempt_number, positions, resumed=True)
-        folder = self.execution.live.folder_of(ended.id, ended.attempt_number)
-        self.end_streams(ended, str(folder))
+        self.begin_streams(0, ended.attempt_number, positions, folder, resumed=True)
+        self.end_streams(ended)
 
     def _signal(self, number: int) -> None:
         job = self._job
@@ -151,14 +151,14 @@ class ClientSession(ClientStreams):
 
     def attempt_granted(self, job: LiveJob, attempt: LiveAttempt) -> None:
         if self.attachment is not None:
-            self.deliver_rest(str(self.execution.live.folder_of(job.id, self.attachment.number)))
-        self.begin_streams(attempt.serial, attempt.number, [0, 0], resumed=False)
+            self.deliver_rest()
+        folder = str(self.execution.live.folder_of(job.id, attempt.number))
+        self.begin_streams(attempt.serial, attempt.number, [0, 0], folder, resumed=False)
 
     def job_ended(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:
         self._job = None
         number = self.attachment.number if self.attachment is not None else 0
-        folder = self.execution.live.folder_of(job.id, number)
-        self.end_streams(EndedJob(job.id, number, outcome, lengths), str(folder))
+        self.end_streams(EndedJob(job.id, number, outcome, lengths))
 
     def say(self, message: str) -> None:
         self.send(frames.NOTICE, {"message": message})

@@ -31,23 +31,31 @@ class ClientStreams:
         self.attachment: Attachment | None = None
         self._ended: EndedJob | None = None
         self._folder = ""
+        self._feeding: set[tuple[int, int]] = set()
+        """(attempt number, stream) of what is on its way from the store."""
         self._room = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()
 
     # -- what the session calls
 
     def begin_streams(
-        self, serial: int, number: int, positions: list[int], *, resumed: bool
+        self, serial: int, number: int, positions: list[int], folder: str, *, resumed: bool
     ) -> None:
-        """Attach to an attempt.  ``resumed``: it has run before; its runner tells where it is."""
+        """Attach to an attempt.  ``resumed``: it has run before; its runner tells where it is.
+
+        ``folder`` is where its output is stored.
+        """
         if self.connection is None:
             return
+        self._folder = folder
         if self.attachment is not None:
             self.relay.detach(self.attachment)
         self._tell_attempt(number, positions, resumed=resumed)
         self.attachment = Attachment(serial, number, self.connection, self, positions)
         if serial:
             self.relay.attach(self.attachment, ask=resumed)
+        if self.execution.intake.holds(serial):
+            self._feed_all()  # what was stored before
 
     def stream_frame(
         self, kind: int, channel: int, offset: int, payload: bytes | memoryview
@@ -57,9 +65,9 @@ class ClientStreams:
             self.relay.from_client(self.attachment, kind, channel, offset, payload)
             self._room.set()
 
-    def end_streams(self, ended: EndedJob, folder: str) -> None:
+    def end_streams(self, ended: EndedJob) -> None:
         """Tell the end, and send what the client does not get from the runner any more."""
-        self._ended, self._folder = ended, folder
+        self._ended = ended
         self.send(
             frames.ENDED,
             {
@@ -72,20 +80,22 @@ class ClientStreams:
             },
         )
         if self.attachment is not None and not self.relay.has_source(self.attachment.serial):
-            self._feed_rest()
+            self._feed_all()
 
-    def deliver_rest(self, folder: str) -> None:
+    def deliver_rest(self) -> None:
         """Send what is stored of an attempt that was lost, before the next one's output.
 
-        At most a window's worth: its writer was held back until the client had the rest.
+        As much as the client has room for, a window's worth: its writer was held back until the
+        client had the rest.
         """
         held = self.attachment
         if held is None:
             return
         for stream, name in OUTPUTS.items():
-            with SegmentReader(folder, name) as reader:
-                while True:
-                    at, data = reader.read(held.forwarded[stream], frames.CHUNK_BYTES)
+            with SegmentReader(self._folder, name) as reader:
+                while (room := held.limits[stream] - held.forwarded[stream]) > 0:
+                    size = min(room, frames.CHUNK_BYTES)
+                    at, data = reader.read(held.forwarded[stream], size)
                     if not data:
                         break
                     held.deliver(stream, at, data)
@@ -115,7 +125,11 @@ class ClientStreams:
     def source_lost(self) -> None:
         """The runner's connection is gone: after the end, the store has the rest."""
         if self._ended is not None:
-            self._feed_rest()
+            self._feed_all()
+
+    def behind(self) -> None:
+        """What was stored just now did not go to the client at once."""
+        self._feed_all()
 
     def source_back(self) -> None:
         """The runner is back: the client waits for its word on where the input is."""
@@ -150,21 +164,31 @@ class ClientStreams:
                 failed = "the server failed at it; its log (updraft status) says why"
                 self.connection.fail(errors.UpdraftError.code, failed)
 
-    def _feed_rest(self) -> None:
-        if self.attachment is not None and self._ended is not None:
-            for stream, length in zip(OUTPUTS, self._ended.lengths, strict=True):
-                self.run(self._feed(self.attachment, stream, length))
+    def _feed_all(self) -> None:
+        """Send from the store what the client lacks, as it has room for it."""
+        if self.attachment is None:
+            return
+        for stream in OUTPUTS:
+            key = (self.attachment.number, stream)
+            if key not in self._feeding:
+                self._feeding.add(key)
+                self.run(self._feed(self.attachment, stream))
 
-    async def _feed(self, to: Attachment, stream: int, length: int) -> None:
-        with SegmentReader(self._folder, OUTPUTS[stream]) as reader:
-            while to.forwarded[stream] < length and self.connection is not None:
-                room = to.limits[stream] - to.forwarded[stream]
-                if room <= 0:
-                    self._room.clear()
-                    await self._room.wait()
-                    continue
-                at, data = reader.read(to.forwarded[stream], min(room, frames.CHUNK_BYTES))
-                if not data:
-                    break
-                to.deliver(stream, at, data)
-                await asyncio.sleep(0)
+    async def _feed(self, to: Attachment, stream: int) -> None:
+        """Send one stream until the client has all that is stored by then."""
+        try:
+            with SegmentReader(self._folder, OUTPUTS[stream]) as reader:
+                while self.connection is not None and self.attachment is to:
+                    room = to.limits[stream] - to.forwarded[stream]
+                    if room <= 0:
+                        self._room.clear()
+                        await self._room.wait()
+                        continue
+                    size = min(room, frames.CHUNK_BYTES)
+                    at, data = reader.read(to.forwarded[stream], size)
+                    if not data:
+                        break
+                    to.deliver(stream, at, data)
+                    await asyncio.sleep(0)
+        finally:
+            self._feeding.discard((to.number, stream))

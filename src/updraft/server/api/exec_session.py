@@ -66,15 +66,15 @@ class ExecSession(ClientStreams):
 
     # -- beside.Follower
 
-    def granted(self, serial: int) -> None:
-        self.begin_streams(serial, 1, [0, 0], resumed=False)
+    def granted(self, serial: int, folder: str) -> None:
+        self.begin_streams(serial, 1, [0, 0], folder, resumed=False)
 
     def said(self, kind: int, body: dict[str, Any]) -> None:
         self.send(kind, body)
 
-    def ended(self, outcome: Outcome, lengths: tuple[int, int], folder: str) -> None:
+    def ended(self, outcome: Outcome, lengths: tuple[int, int]) -> None:
         self._serial = None
-        self.end_streams(EndedJob("", 1, outcome, lengths), folder)
+        self.end_streams(EndedJob("", 1, outcome, lengths))
 
     def let_go(self) -> None:
         super().let_go()

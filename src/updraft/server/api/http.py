@@ -11,10 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from updraft.model.access import Principal
-from updraft.server.services.execution import Execution
-from updraft.server.services.instance import Instance
-from updraft.server.services.jobs import Jobs
-from updraft.store.database import Database
+from updraft.server.api.parts import Parts
 
 if TYPE_CHECKING:
     from uvicorn import Config
@@ -30,18 +27,19 @@ _FINISH_SECONDS = 0.5
 class HttpApi:
     """Makes a protocol for each HTTP connection."""
 
-    def __init__(
-        self, execution: Execution, jobs: Jobs, database: Database, instance: Instance
-    ) -> None:
-        self._parts = (execution, jobs, database, instance)
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._config: Config | None = None
         self._state: ServerState | None = None
         self._loading: asyncio.Task[None] | None = None
 
-    def protocol(self, principal: Principal) -> asyncio.Protocol:
-        """Return the protocol of one connection, whose requests come from ``principal``."""
+    def protocol(self, principal: Principal | None, peer: str) -> asyncio.Protocol:
+        """Return the protocol of one connection from ``peer``.
+
+        ``principal``: where all its requests come from; None: each request says so.
+        """
         if self._config is None:
-            waiting = _Waiting(self, principal)
+            waiting = _Waiting(self, principal, peer)
             self._begin_loading().add_done_callback(waiting.loaded)
             return waiting
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415
@@ -89,7 +87,7 @@ class HttpApi:
         from updraft.server.api.routes import make_app  # noqa: PLC0415
 
         config = Config(
-            make_app(*self._parts),
+            make_app(self._parts),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -106,9 +104,10 @@ class HttpApi:
 class _Waiting(asyncio.Protocol):
     """Holds a connection's first bytes until the application is loaded."""
 
-    def __init__(self, api: HttpApi, principal: Principal) -> None:
+    def __init__(self, api: HttpApi, principal: Principal | None, peer: str) -> None:
         self._api = api
         self._principal = principal
+        self._peer = peer
         self._transport: asyncio.Transport | None = None
         self._held = b""
 
@@ -133,7 +132,7 @@ class _Waiting(asyncio.Protocol):
             log.error("cannot load the HTTP application", exc_info=error)
             transport.close()
             return
-        protocol = self._api.protocol(self._principal)
+        protocol = self._api.protocol(self._principal, self._peer)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(self._held)

@@ -13,13 +13,10 @@ from starlette.exceptions import HTTPException
 
 import updraft
 from updraft import errors
-from updraft.server.api import routes_jobs, routes_logs, routes_server
+from updraft.server.api import routes_fleet, routes_jobs, routes_logs, routes_server
+from updraft.server.api.parts import Parts
 from updraft.server.services.actions import Actions
-from updraft.server.services.execution import Execution
-from updraft.server.services.instance import Instance
-from updraft.server.services.jobs import Jobs
 from updraft.server.services.logs import Logs
-from updraft.store.database import Database
 from updraft.wire import schemas
 
 log = logging.getLogger("updraft.api")
@@ -35,7 +32,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _CODES = {404: "not_found", 405: "bad_request", 403: "not_allowed"}
 
 
-def make_app(execution: Execution, jobs: Jobs, database: Database, instance: Instance) -> FastAPI:
+def make_app(parts: Parts) -> FastAPI:
     """Return the application."""
     app = FastAPI(
         title="Updraft",
@@ -45,9 +42,12 @@ def make_app(execution: Execution, jobs: Jobs, database: Database, instance: Ins
         redoc_url=None,
     )
     api = APIRouter(prefix=PREFIX, responses=_ERRORS)
-    api.include_router(routes_jobs.make_router(jobs, Actions(jobs, execution)))
-    api.include_router(routes_logs.make_router(Logs(database, execution, jobs)))
-    api.include_router(routes_server.make_router(instance))
+    actions = Actions(parts.jobs, parts.execution)
+    logs = Logs(parts.database, parts.execution, parts.jobs)
+    api.include_router(routes_jobs.make_router(parts.jobs, actions))
+    api.include_router(routes_logs.make_router(logs))
+    api.include_router(routes_fleet.make_router(parts.fleet))
+    api.include_router(routes_server.make_router(parts.instance))
     app.include_router(api)
     app.add_exception_handler(errors.UpdraftError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -33,6 +33,9 @@ class Listener(Protocol):
     def source_back(self) -> None:
         """The runner is back; it is about to tell up to where it has input."""
 
+    def behind(self) -> None:
+        """More is stored than was delivered: the rest is to come from the store."""
+
 
 class Attachment:
     """One client's hold on one attempt's streams."""
@@ -69,12 +72,16 @@ class Relay:
     def __init__(self) -> None:
         self._attachments: dict[int, Attachment] = {}
         self._runners: dict[int, Link] = {}
+        self._shipped: set[int] = set()
+        """Attempts whose output goes to the store first, and to clients from there."""
         self._asked: dict[int, int] = {}
         """How often a runner was asked for an attempt's output and has not answered yet."""
 
-    def granted(self, serial: int, runner: Link) -> None:
+    def granted(self, serial: int, runner: Link, *, ships: bool = False) -> None:
         """An attempt is on a runner: connect the two if a client is attached."""
         self._runners[serial] = runner
+        if ships:
+            self._shipped.add(serial)
 
     def attach(self, attachment: Attachment, *, ask: bool) -> Attachment | None:
         """Attach a client; return the one that was attached before, which gets nothing more.
@@ -100,8 +107,28 @@ class Relay:
             self._forget(attachment.serial)
 
     def has_source(self, serial: int) -> bool:
-        """Whether a runner is there that sends the attempt's output."""
-        return serial in self._runners
+        """Whether a runner is there that sends the attempt's output to its client."""
+        return serial in self._runners and serial not in self._shipped
+
+    def comes_from(self, serial: int, runner: Link) -> bool:
+        """Whether this is the connection that an attempt's frames come by."""
+        return self._runners.get(serial) is runner
+
+    def reader_at(self, serial: int, stream: int) -> int | None:
+        """Return up to where an attached client has a stream, None if there is none."""
+        attachment = self._attachments.get(serial)
+        return None if attachment is None else attachment.forwarded[stream]
+
+    def stored(self, serial: int, stream: int, offset: int, payload: bytes | memoryview) -> None:
+        """Shipped output is stored: an attached client that is as far as this gets it at once."""
+        attachment = self._attachments.get(serial)
+        if attachment is None:
+            return
+        end = offset + len(payload)
+        if attachment.forwarded[stream] == offset and end <= attachment.limits[stream]:
+            attachment.deliver(stream, offset, payload)
+        else:
+            attachment.listener.behind()
 
     def ended(self, serial: int) -> None:
         """The attempt's end is stored: its runner has no more to say after what is under way."""
@@ -111,10 +138,10 @@ class Relay:
         else:
             attachment.ended = True
 
-    def runner_joined(self, serials: list[int], runner: Link) -> None:
+    def runner_joined(self, serials: list[int], runner: Link, *, ships: bool = False) -> None:
         """A runner (re)connected and holds these attempts."""
         for serial in serials:
-            self._runners[serial] = runner
+            self.granted(serial, runner, ships=ships)
             self._asked.pop(serial, None)
             attachment = self._attachments.get(serial)
             if attachment is not None:
@@ -172,6 +199,7 @@ class Relay:
     def _forget(self, serial: int) -> None:
         self._runners.pop(serial, None)
         self._asked.pop(serial, None)
+        self._shipped.discard(serial)
 
     def _answered(self, serial: int) -> None:
         left = self._asked.pop(serial, 0) - 1
@@ -181,7 +209,8 @@ class Relay:
     def _ask(self, attachment: Attachment) -> None:
         runner = self._runners.get(attachment.serial)
         if runner is not None:
-            self._asked[attachment.serial] = self._asked.get(attachment.serial, 0) + 1
+            if attachment.serial not in self._shipped:
+                self._asked[attachment.serial] = self._asked.get(attachment.serial, 0) + 1
             body: dict[str, object] = {
                 "stdout": attachment.forwarded[frames.STDOUT],
                 "stderr": attachment.forwarded[frames.STDERR],

@@ -21,14 +21,14 @@ _FIRST_SERIAL = 1 << 60
 class Follower(Protocol):
     """Who started the process."""
 
-    def granted(self, serial: int) -> None:
-        """Its streams begin."""
+    def granted(self, serial: int, folder: str) -> None:
+        """Its streams begin; its output is to lie in ``folder``."""
 
     def said(self, kind: int, body: dict[str, Any]) -> None:
         """It started, was stopped, or was continued."""
 
-    def ended(self, outcome: Outcome, lengths: tuple[int, int], folder: str) -> None:
-        """It ended; its output lies in ``folder``."""
+    def ended(self, outcome: Outcome, lengths: tuple[int, int]) -> None:
+        """It ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,6 @@ class _Run:
     runner: str
     follower: Follower
     name: str
-    folder: str
 
 
 class BesideRuns:
@@ -62,9 +61,12 @@ class BesideRuns:
             raise errors.Unavailable(f"the runner of job {job.id} is away; try again")
         serial = _FIRST_SERIAL + secrets.randbits(56)
         folder = str(self.execution.live.folder_of(job.id, attempt.number) / f"exec-{serial:x}")
-        self._runs[serial] = _Run(runner.name, follower, os.fsdecode(argv[0]), folder)
-        follower.granted(serial)
-        self.execution.relay.granted(serial, runner.data)
+        self._runs[serial] = _Run(runner.name, follower, os.fsdecode(argv[0]))
+        if runner.ships:
+            self.execution.intake.begin(serial, folder, lambda: None)
+            self.execution.intake.granted(serial, runner.data)
+        follower.granted(serial, folder)
+        self.execution.relay.granted(serial, runner.data, ships=runner.ships)
         window = frames.OUTPUT_WINDOW_BYTES
         spec = {
             "job": job.id,
@@ -85,6 +87,11 @@ class BesideRuns:
         runner.control.send_message(frames.SPAWN, spec, serial << 2)
         return serial
 
+    def is_on(self, serial: int, runner: LiveRunner) -> bool:
+        """Whether this process is one of ours, and runs there."""
+        run = self._runs.get(serial)
+        return run is not None and run.runner == runner.name
+
     def handle(self, serial: int, kind: int, body: dict[str, Any]) -> bool:
         """Take a report about ``serial``.  Returns whether it is one of ours."""
         run = self._runs.get(serial)
@@ -93,12 +100,21 @@ class BesideRuns:
         if kind != frames.EXITED:
             run.follower.said(kind, body)
             return True
-        del self._runs[serial]
-        self._send(run, frames.FORGET, {"attempts": [serial]}, 0)
         lengths = (body.get("stdout", 0), body.get("stderr", 0))
-        run.follower.ended(outcome_of(body, run.name), lengths, run.folder)
-        self.execution.relay.ended(serial)
+        if self.execution.intake.holds(serial):
+            self.execution.intake.when_complete(
+                serial, lengths, lambda: self._end(serial, run, body, lengths)
+            )
+        else:
+            self._end(serial, run, body, lengths)
         return True
+
+    def _end(self, serial: int, run: _Run, body: dict[str, Any], lengths: tuple[int, int]) -> None:
+        self._runs.pop(serial, None)
+        self.execution.intake.end(serial)
+        self._send(run, frames.FORGET, {"attempts": [serial]}, 0)
+        run.follower.ended(outcome_of(body, run.name), lengths)
+        self.execution.relay.ended(serial)
 
     def runner_joined(
         self, runner: LiveRunner, reports: list[dict[str, Any]]
@@ -111,7 +127,9 @@ class BesideRuns:
                 rest.append(report)
                 continue
             if runner.data is not None:
-                self.execution.relay.runner_joined([serial], runner.data)
+                if runner.ships:
+                    self.execution.intake.runner_joined(serial, runner.data)
+                self.execution.relay.runner_joined([serial], runner.data, ships=runner.ships)
             if report.get("end") is not None:
                 self.handle(serial, frames.EXITED, report["end"])
         return rest

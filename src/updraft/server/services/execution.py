@@ -20,13 +20,17 @@ from sqlalchemy.exc import IntegrityError
 from updraft import errors, faults
 from updraft.model.access import Principal
 from updraft.model.ending import outcome_of
-from updraft.model.job import LOCAL_POOL, Outcome, Submission, new_job_id
+from updraft.model.job import Outcome, Submission, new_job_id
+from updraft.model.pool import LOCAL_POOL, Pool
 from updraft.model.states import AttemptState, State, Wanted
-from updraft.scheduling.queue import NOTHING, never_fits
+from updraft.scheduling.capacity import NOTHING
+from updraft.scheduling.queue import Grant, place
+from updraft.scheduling.reasons import never_fits
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
 from updraft.server.services.attendance import Attendance
 from updraft.server.services.events import Changes
+from updraft.server.services.intake import Intake
 from updraft.server.services.live import Client, LiveAttempt, LiveJob, LiveRunner
 from updraft.server.services.live_jobs import LiveJobs
 from updraft.server.services.rows import (
@@ -67,6 +71,7 @@ class Execution:
         self.relay = relay
         self.changes = Changes()
         self.live = LiveJobs(logs_folder)
+        self.intake = Intake(relay)
         self.attendance = Attendance(self.live, self._give_up)
         self._job_serial = 0
         self._attempt_serial = 0
@@ -76,6 +81,7 @@ class Execution:
         self._settling = False
         self.closing = False
         self.quota_bytes = DEFAULT_QUOTA_BYTES
+        self.default_pool = LOCAL_POOL
 
     # -- starting up
 
@@ -101,7 +107,9 @@ class Execution:
             self.live.add(job)
             self.attendance.expect_after_restart(job)
         for row in attempts:
-            self.live.hold(self.live.jobs[row["job_serial"]], live_attempt(row))
+            job = self.live.jobs[row["job_serial"]]
+            self.live.hold(job, live_attempt(row, job))
+        self.intake.quota_bytes = self.quota_bytes
 
     # -- submitting
 
@@ -116,15 +124,17 @@ class Execution:
 
         A key that was seen before returns that job's id.  ``client`` is attached to a new job.
         """
-        if submission.pool != LOCAL_POOL:
-            raise errors.BadRequest(
-                f"there is no pool {submission.pool!r}; the pools are: {LOCAL_POOL}"
-            )
-        runner = await self._runner_to_ask()
-        if runner is not None:
-            problem = never_fits(submission.resources, runner.total, submission.pool)
-            if problem is not None:
-                raise errors.BadRequest(problem)
+        pool = self._pool_of(who, submission.pool)
+        await self._first_runner(pool)
+        totals = [
+            each.total
+            for each in self.live.runners_of(pool.name)
+            if each.known.serves in (None, who.owner)
+        ]
+        problem = never_fits(submission.resources, totals, pool.name)
+        if problem is not None:
+            raise errors.BadRequest(problem)
+        time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
         if self.closing:
             raise errors.Unavailable("the server is stopping; try again")
         self._job_serial += 1
@@ -136,12 +146,12 @@ class Execution:
             id=new_job_id(),
             owner=who.owner,
             project=who.project,
-            pool=submission.pool,
+            pool=pool.name,
             name=submission.name,
             need=submission.resources,
             priority=policy.priority,
             retries=policy.retries,
-            time_limit_ms=policy.time_limit_ms,
+            time_limit_ms=time_limit_ms,
             keep_alive_ms=policy.keep_alive_ms,
             grace_ms=policy.grace_ms,
             attached=submission.attached,
@@ -153,9 +163,9 @@ class Execution:
             pipes=submission.pipes,
         )
         command = command_body(submission)
-        values = job_row(job, submission, pack(command), encrypted)
+        values = job_row(job, submission, pool.jurisdiction, pack(command), encrypted)
         self.live.add(job)
-        attempt, attempt_values = self._grant_now(job, runner)
+        attempt, attempt_values = self._grant_now(job)
         events = [event_row(job, State.IN_QUEUE, "submitted")]
 
         def store(connection: Connection) -> str | None:
@@ -184,34 +194,52 @@ class Execution:
         self.schedule()  # for itself, or for the stages of a pipeline that wait for it
         return job.id
 
-    async def _runner_to_ask(self) -> LiveRunner | None:
-        """Return the pool's runner, which knows what there is; a new server's is on its way."""
-        if not self.live.runners:
+    def _pool_of(self, who: Principal, name: str) -> Pool:
+        """Return the pool that a submission names, or the one that is meant when it names none."""
+        name = name or self.default_pool
+        pool = self.live.pools.get(name)
+        if pool is None or not pool.takes(who.project):
+            known = sorted(
+                each.name for each in self.live.pools.values() if each.takes(who.project)
+            )
+            if not name and known:
+                raise errors.BadRequest(f"which pool? choose one with -P: {', '.join(known)}")
+            raise errors.BadRequest(
+                f"there is no pool {name!r}; the pools are: {', '.join(known)}"
+                if known
+                else "there is no pool yet; an administrator makes one: updraft pool create NAME"
+            )
+        if pool.draining:
+            raise errors.Conflict(f"pool {name} is being drained and takes no new jobs")
+        return pool
+
+    async def _first_runner(self, pool: Pool) -> None:
+        """Wait for the runner that a new server has just started: it knows what there is."""
+        if pool.name == LOCAL_POOL and not self.live.runners:
             try:
                 async with asyncio.timeout(_FIRST_RUNNER_SECONDS):
                     await self._some_runner.wait()
             except TimeoutError:
                 log.warning("no runner has come yet; what is submitted waits for one")
-        return self.live.runners.get(LOCAL_POOL)
 
-    def _grant_now(
-        self, job: LiveJob, runner: LiveRunner | None
-    ) -> tuple[LiveAttempt | None, dict[str, Any] | None]:
+    def _grant_now(self, job: LiveJob) -> tuple[LiveAttempt | None, dict[str, Any] | None]:
         """Grant a new job at once when nobody waits before it and it fits."""
-        if runner is None or runner.control is None:
+        if len(self.live.queue(job.pool)) > 1 and job.need != NOTHING:
             return None, None
-        alone = len(self.live.queue(job.pool)) == 1 or job.need == NOTHING
-        if not alone or not runner.free.fits(job.need):
-            return None, None
-        runner.free, gpus = runner.free.take(job.need)
-        return self._grant(job, runner, gpus)
+        grant = place(job.place, self.live.nodes(job.pool))
+        return (None, None) if grant is None else self._grant(job, grant)
 
-    def _grant(
-        self, job: LiveJob, runner: LiveRunner, gpus: tuple[str, ...]
-    ) -> tuple[LiveAttempt, dict[str, Any]]:
+    def _grant(self, job: LiveJob, grant: Grant) -> tuple[LiveAttempt, dict[str, Any]]:
+        runner = self.live.runners[grant.node]
+        runner.free = runner.free.without(grant.need, grant.gpus)
         self._attempt_serial += 1
         attempt = LiveAttempt(
-            self._attempt_serial, job.attempts + 1, runner.name, gpus, time.time_ns()
+            self._attempt_serial,
+            job.attempts + 1,
+            runner.name,
+            grant.need,
+            grant.gpus,
+            time.time_ns(),
         )
         self.live.hold(job, attempt)
         return attempt, attempt_row(job, attempt)
@@ -220,8 +248,11 @@ class Execution:
         self, job: LiveJob, attempt: LiveAttempt, command: dict[str, Any], environment: bytes
     ) -> None:
         runner = self.live.runners[attempt.runner]
-        if runner.control is None:
+        if runner.control is None or runner.data is None:
             return  # gone meanwhile; reconciling with it sends the grant again
+        if runner.ships:
+            self._begin_intake(job, attempt)
+            self.intake.granted(attempt.serial, runner.data)
         if job.client is not None:
             job.client.attempt_granted(job, attempt)
         limit = frames.NO_LIMIT if job.client is None else frames.OUTPUT_WINDOW_BYTES
@@ -232,6 +263,8 @@ class Execution:
         spec = {
             **command,
             "job": job.id,
+            "owner": job.owner,
+            "project": job.project,
             "folder": os.fsencode(self.live.folder_of(job.id, attempt.number)),
             "environment": environment + extra,
             "attached": job.client is not None,
@@ -243,10 +276,14 @@ class Execution:
             "quota_bytes": self.quota_bytes,
             "tty": tty,
         }
-        if runner.data is not None:
-            self.relay.granted(attempt.serial, runner.data)
+        self.relay.granted(attempt.serial, runner.data, ships=runner.ships)
         runner.control.send_message(frames.SPAWN, spec, attempt.serial << 2)
         self.live.send_signals(runner, attempt)
+
+    def _begin_intake(self, job: LiveJob, attempt: LiveAttempt) -> None:
+        if not self.intake.holds(attempt.serial):
+            folder = str(self.live.folder_of(job.id, attempt.number))
+            self.intake.begin(attempt.serial, folder, lambda: self.changes.grew(job.serial))
 
     # -- scheduling
 
@@ -258,13 +295,11 @@ class Execution:
 
     def _schedule(self) -> None:
         self._schedule_due = False
-        for runner in self.live.runners.values():
-            if runner.control is None:
-                continue
-            grants, runner.free = self.live.queue(runner.pool).choose(runner.free)
+        for pool in self.live.pools:
+            grants = self.live.queue(pool).choose(self.live.nodes(pool))
             for grant in grants:
                 job = self.live.jobs[grant.serial]
-                attempt, values = self._grant(job, runner, grant.gpus)
+                attempt, values = self._grant(job, grant)
                 self._spawn_task(self._store_grant(job, attempt, values), f"grant {job.id}")
             if grants:
                 self.schedule()  # other stages of their pipelines may start now
@@ -301,11 +336,7 @@ class Execution:
 
     def runner_joined(self, runner: LiveRunner, reports: list[dict[str, Any]]) -> None:
         """A runner has connected, with all that its keeper holds: reconcile."""
-        free = runner.total
-        for held in self.live.by_attempt.values():
-            if held.attempt is not None and held.attempt.runner == runner.name:
-                free = free.without(held.need, held.attempt.gpus)
-        runner.free = free
+        runner.free = self.live.free_beside(runner.name, runner.total)
         self.live.runners[runner.name] = runner
         self._some_runner.set()
         known: set[int] = set()
@@ -324,6 +355,9 @@ class Execution:
                 continue
             known.add(serial)
             relayed.append(serial)
+            if runner.ships and runner.data is not None:
+                self._begin_intake(job, job.attempt)
+                self.intake.runner_joined(serial, runner.data)
             if report.get("pid") is not None:
                 self.attempt_started(serial, report)
             if end is None:
@@ -335,13 +369,13 @@ class Execution:
         if forget and runner.control is not None:
             runner.control.send_message(frames.FORGET, {"attempts": forget})
         if runner.data is not None:
-            self.relay.runner_joined(relayed, runner.data)
+            self.relay.runner_joined(relayed, runner.data, ships=runner.ships)
         for report in reports:
             if report["attempt"] in known and report.get("end") is not None:
                 self.attempt_exited(report["attempt"], report["end"])
-        for held in list(self.live.by_attempt.values()):
+        for held in self.live.attempts_on(runner.name):
             attempt = held.attempt
-            if attempt is None or attempt.runner != runner.name or attempt.serial in known:
+            if attempt is None or attempt.serial in known:
                 continue
             attempt.spawned = False
             if not attempt.stored:
@@ -354,15 +388,45 @@ class Execution:
                 self.attempt_exited(attempt.serial, end)
         self.schedule()
 
+    def is_on(self, serial: int, runner: LiveRunner) -> bool:
+        """Whether this attempt is recognised, and that runner's: others' word is not taken."""
+        job = self.live.by_attempt.get(serial)
+        return (
+            job is not None
+            and job.attempt is not None
+            and job.attempt.runner == runner.name
+            and self.live.runners.get(runner.name) is runner
+        )
+
     def runner_left(self, runner: LiveRunner) -> None:
         """The runner's connection is gone; its tasks go on."""
         runner.control = None
-        for held in self.live.by_attempt.values():
-            if held.attempt is not None and held.attempt.runner == runner.name:
-                held.attempt.spawned = False
+        if self.live.runners.get(runner.name) is runner:
+            for held in self.live.attempts_on(runner.name):
+                if held.attempt is not None:
+                    held.attempt.spawned = False
         if runner.data is not None:
+            self.intake.runner_left(runner.data)
             self.relay.runner_left(runner.data)
             runner.data = None
+
+    def hang_up(self, runner: LiveRunner) -> None:
+        """Close a silent runner's connections: if it lives, it dials again."""
+        if runner.control is not None:
+            runner.control.close()
+
+    def runner_removed(self, runner: LiveRunner) -> None:
+        """A runner is to be one no more; what it had is given up."""
+        self.hang_up(runner)
+        self.live.runners.pop(runner.name, None)
+        self.runner_lost(runner, f"its runner {runner.name} was removed")
+
+    def runner_lost(self, runner: LiveRunner, why: str) -> None:
+        """A runner's lease has run out: what it had is given up, and tried again where asked."""
+        runner.lost = True
+        for held in self.live.attempts_on(runner.name):
+            if held.attempt is not None and not held.ending:
+                self._end_attempt(held, held.attempt, {"lost": why})
 
     # -- reports
 
@@ -416,10 +480,19 @@ class Execution:
         job = self.live.by_attempt.get(serial)
         if job is None or job.attempt is None or job.ending:
             return
-        self._spawn_task(self._finish(job, job.attempt, end), f"end {job.id}")
+        attempt = job.attempt
+        if self.intake.holds(serial) and "stdout" in end:
+            # The end shows once all output is here; a runner that goes away tells it anew.
+            lengths = (end["stdout"], end["stderr"])
+            self.intake.when_complete(serial, lengths, lambda: self._end_attempt(job, attempt, end))
+        else:
+            self._end_attempt(job, attempt, end)
+
+    def _end_attempt(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> None:
+        self._spawn_task(self._finish(job, attempt, end), f"end {job.id}")
 
     async def _finish(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> None:
-        if job.ending:
+        if job.ending or job.attempt is not attempt:
             return
         job.ending = True
         now = time.time_ns()
@@ -459,6 +532,7 @@ class Execution:
         if not moved:
             log.error("the end of attempt %d of job %s was stale", attempt.number, job.id)
         self.live.release(job, attempt)
+        self.intake.end(attempt.serial)
         runner = self.live.runners.get(attempt.runner)
         if runner is not None and runner.control is not None:
             runner.control.send_message(frames.FORGET, {"attempts": [attempt.serial]})
@@ -566,6 +640,7 @@ class Execution:
             raise
         if attempt is not None:
             self.live.release(job, attempt)
+            self.intake.end(attempt.serial)
         self._end(job, outcome, (0, 0))
         self.schedule()
 
@@ -612,3 +687,14 @@ class Execution:
         self._settling = True
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _time_limit(asked_ms: int | None, pool: Pool) -> int | None:
+    """Return a job's time limit within what its pool allows."""
+    if pool.time_limit_ms is None or asked_ms is None:
+        return pool.time_limit_ms if asked_ms is None else asked_ms
+    if asked_ms > pool.time_limit_ms:
+        raise errors.BadRequest(
+            f"pool {pool.name} allows at most {pool.time_limit_ms / 1000:g} s; lower --time"
+        )
+    return asked_ms

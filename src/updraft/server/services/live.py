@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from updraft.model.job import Outcome, Resources
+from updraft.model.pool import Runner
 from updraft.model.states import State, Wanted
-from updraft.scheduling.queue import Capacity
+from updraft.scheduling.capacity import Capacity, Node
+from updraft.scheduling.queue import Party, Waiting
 from updraft.server.relay.relay import Link
 
 
@@ -34,6 +36,13 @@ class Client(Protocol):
         """Another client took the job over."""
 
 
+class ControlLink(Link, Protocol):
+    """A runner's control connection."""
+
+    def close(self) -> None:
+        """End the connection after what was sent."""
+
+
 @dataclass(slots=True, eq=False)
 class LiveAttempt:
     """The one recognised attempt of a live job."""
@@ -41,6 +50,8 @@ class LiveAttempt:
     serial: int
     number: int
     runner: str
+    holds: Resources
+    """What it took of its runner, however its job's need changes meanwhile."""
     gpus: tuple[str, ...]
     granted_ns: int
     started_ns: int | None = None
@@ -95,16 +106,27 @@ class LiveJob:
         """Whether it waits for a grant."""
         return self.attempt is None and not self.ending
 
+    @property
+    def party(self) -> Party:
+        """Whose it is."""
+        return Party(self.project, self.owner)
+
+    @property
+    def place(self) -> Waiting:
+        """Its place in its pool's queue."""
+        return Waiting(self.serial, self.priority, self.need, self.party)
+
 
 @dataclass(slots=True, eq=False)
 class LiveRunner:
-    """A connected runner.  ``free`` is kept even while it is away: its tasks go on."""
+    """A runner that may have tasks.  ``free`` is kept even while it is away: its tasks go on."""
 
-    name: str
-    pool: str
+    known: Runner
     total: Capacity
     free: Capacity
-    control: Link | None = None
+    seen: float
+    """When it was last heard of (monotonic seconds)."""
+    control: ControlLink | None = None
     data: Link | None = None
     keeper: str = ""
     keeper_pid: int = 0
@@ -112,3 +134,27 @@ class LiveRunner:
     release: str = ""
     keeper_release: str = ""
     devices: list[dict[str, Any]] = field(default_factory=list)
+    lost: bool = False
+    """Whether its lease ran out: what it had was given up, whatever it does."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which no other runner has."""
+        return self.known.name
+
+    @property
+    def pool(self) -> str:
+        """The pool that it is part of."""
+        return self.known.pool
+
+    @property
+    def ships(self) -> bool:
+        """Whether it sends output to be stored, since it shares no files with the server."""
+        return self.known.remote
+
+    @property
+    def node(self) -> Node | None:
+        """What it offers to new tasks; None while it takes none."""
+        if self.control is None or self.data is None or self.known.draining:
+            return None
+        return Node(self.name, self.free, self.known.serves)

@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from updraft.model.pool import Pool
 from updraft.model.states import State
-from updraft.scheduling.queue import PoolQueue, Waiting, why_waiting
+from updraft.scheduling.capacity import Capacity, Node
+from updraft.scheduling.queue import PoolQueue
+from updraft.scheduling.reasons import why_waiting
 from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
 from updraft.wire import frames
 
@@ -25,6 +28,7 @@ class LiveJobs:
         self.jobs: dict[int, LiveJob] = {}
         self.by_attempt: dict[int, LiveJob] = {}
         self.runners: dict[str, LiveRunner] = {}
+        self.pools: dict[str, Pool] = {}
         self._by_id: dict[str, LiveJob] = {}
         self._queues: dict[str, PoolQueue] = {}
         self._ends: dict[str, set[LiveJob]] = {}  # who reads or writes a pipe
@@ -53,6 +57,29 @@ class LiveJobs:
         """Return a pool's queue."""
         return self._queues.setdefault(pool, PoolQueue())
 
+    def runners_of(self, pool: str) -> list[LiveRunner]:
+        """Return a pool's runners, there or away."""
+        return [runner for runner in self.runners.values() if runner.pool == pool]
+
+    def nodes(self, pool: str) -> list[Node]:
+        """Return what a pool's runners offer to new tasks now."""
+        return [node for each in self.runners_of(pool) if (node := each.node) is not None]
+
+    def attempts_on(self, runner: str) -> list[LiveJob]:
+        """Return the jobs whose attempt is on a runner."""
+        return [
+            job
+            for job in self.by_attempt.values()
+            if job.attempt is not None and job.attempt.runner == runner
+        ]
+
+    def free_beside(self, runner: str, total: Capacity) -> Capacity:
+        """Return what is free on a runner that has ``total`` and the attempts that it has."""
+        for job in self.attempts_on(runner):
+            if job.attempt is not None:
+                total = total.without(job.attempt.holds, job.attempt.gpus)
+        return total
+
     def folder_of(self, job_id: str, attempt_number: int) -> Path:
         """Return where an attempt's output is stored."""
         return self._logs / job_id / f"0.{attempt_number}"
@@ -68,11 +95,12 @@ class LiveJobs:
         """Return why a job waits, computed now."""
         if job.attempt is not None:
             return "its runner is starting it" if self.runner_of(job) else "its runner is away"
-        runner = next((r for r in self.runners.values() if r.pool == job.pool), None)
-        if runner is None or runner.control is None:
+        nodes = self.nodes(job.pool)
+        if not nodes:
             return f"pool {job.pool} has no runner yet"
-        ahead = self.queue(job.pool).ahead_of(_waiting(job))
-        return why_waiting(job.need, ahead, runner.free, job.pool)
+        ahead = self.queue(job.pool).ahead_of(job.place)
+        free = [node.free for node in nodes if node.takes(job.owner)]
+        return why_waiting(job.need, ahead, free, job.pool)
 
     async def wait_for_end(self) -> None:
         """Wait until some live job ends."""
@@ -93,17 +121,17 @@ class LiveJobs:
 
     def wait(self, job: LiveJob) -> None:
         """A job waits (again)."""
-        self.queue(job.pool).push(_waiting(job))
+        self.queue(job.pool).push(job.place)
 
     def hold(self, job: LiveJob, attempt: LiveAttempt) -> None:
         """An attempt is granted: the job waits no more."""
         job.attempt = attempt
         job.attempts = max(job.attempts, attempt.number)
         self.by_attempt[attempt.serial] = job
-        self.queue(job.pool).discard(_waiting(job))
+        self.queue(job.pool).discard(job.place)
         for stage in self._stages_beside(job):
             if stage.waiting:
-                self.queue(stage.pool).discard(_waiting(stage))
+                self.queue(stage.pool).discard(stage.place)
                 stage.need = replace(stage.need, cpus_milli=0)
                 self.wait(stage)
 
@@ -124,13 +152,13 @@ class LiveJobs:
         self.by_attempt.pop(attempt.serial, None)
         runner = self.runners.get(attempt.runner)
         if runner is not None:
-            runner.free = runner.free.give_back(job.need, attempt.gpus)
+            runner.free = runner.free.give_back(attempt.holds, attempt.gpus)
 
     def drop(self, job: LiveJob) -> None:
         """A job has ended, or could not be stored."""
         self.jobs.pop(job.serial, None)
         self._by_id.pop(job.id, None)
-        self.queue(job.pool).discard(_waiting(job))
+        self.queue(job.pool).discard(job.place)
         for pipe in filter(None, job.pipes):
             self._ends[pipe].discard(job)
             if not self._ends[pipe]:
@@ -168,7 +196,3 @@ class LiveJobs:
                 channel = attempt.serial << 2
                 runner.control.send_message(frames.SIGNAL, {"signal": number}, channel)
         attempt.signals.clear()
-
-
-def _waiting(job: LiveJob) -> Waiting:
-    return Waiting(job.serial, job.priority, job.need)

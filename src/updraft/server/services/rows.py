@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from updraft.model.job import LOCAL_JURISDICTION, Outcome, Resources, Submission
+from updraft.model.job import Outcome, Resources, Submission
 from updraft.model.states import AttemptState, State, Wanted
 from updraft.server.services.live import LiveAttempt, LiveJob
 from updraft.store import jobs as queries
@@ -67,7 +67,7 @@ def command_body(submission: Submission) -> dict[str, Any]:
 
 
 def job_row(
-    job: LiveJob, submission: Submission, command: bytes, environment: bytes
+    job: LiveJob, submission: Submission, jurisdiction: str, command: bytes, environment: bytes
 ) -> dict[str, Any]:
     """Return the row of a new job; ``command`` is packed, ``environment`` encrypted."""
     return {
@@ -75,13 +75,13 @@ def job_row(
         "id": job.id,
         "owner": job.owner,
         "project": job.project,
-        "jurisdiction": LOCAL_JURISDICTION,
+        "jurisdiction": jurisdiction,
         "submit_key": submission.key,
         "attached": submission.attached,
         "detached": False,
         "name": submission.name,
         "labels": json.dumps(submission.labels),
-        "pool": submission.pool,
+        "pool": job.pool,
         "command": command,
         "environment": environment,
         "key_slot": job.key_slot,
@@ -162,12 +162,13 @@ def live_job(row: RowMapping, attempts: int) -> LiveJob:
     )
 
 
-def live_attempt(row: RowMapping) -> LiveAttempt:
-    """Return the live attempt of a stored row."""
+def live_attempt(row: RowMapping, job: LiveJob) -> LiveAttempt:
+    """Return the live attempt of a stored row, which is ``job``'s."""
     return LiveAttempt(
         serial=row["serial"],
         number=row["number"],
         runner=row["runner"],
+        holds=job.need,
         gpus=tuple(json.loads(row["gpu_ids"])),
         granted_ns=row["granted_ns"],
         started_ns=row["started_ns"],

@@ -1,0 +1,66 @@
+"""What a runner has, what of it is free, and what fits into that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from updraft.model.job import Resources
+
+NOTHING = Resources(cpus_milli=0)
+"""The need of a task that costs its runner nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a runner has, or what of it is free.  ``memory_bytes`` counts requests, not use."""
+
+    cpus_milli: int
+    memory_bytes: int
+    gpus: frozenset[str]
+
+    def fits(self, need: Resources) -> bool:
+        """Whether ``need`` can be met from this; what is not needed need not be there.
+
+        Less than nothing may be free: a runner can come back smaller than what runs on it.
+        """
+        return (
+            need.cpus_milli <= max(self.cpus_milli, 0)
+            and need.memory_bytes <= max(self.memory_bytes, 0)
+            and need.gpus <= len(self.gpus)
+        )
+
+    def take(self, need: Resources) -> tuple[Capacity, tuple[str, ...]]:
+        """Return what is left, and the ids of the GPUs that ``need`` gets."""
+        chosen = tuple(sorted(self.gpus)[: need.gpus])
+        return self.without(need, chosen), chosen
+
+    def without(self, need: Resources, gpus: Iterable[str]) -> Capacity:
+        """Return what is left when a task with ``need`` holds these GPUs."""
+        return Capacity(
+            self.cpus_milli - need.cpus_milli,
+            self.memory_bytes - need.memory_bytes,
+            self.gpus.difference(gpus),
+        )
+
+    def give_back(self, need: Resources, gpus: Iterable[str]) -> Capacity:
+        """Return what is free once a task with ``need`` has ended."""
+        return Capacity(
+            self.cpus_milli + need.cpus_milli,
+            self.memory_bytes + need.memory_bytes,
+            self.gpus.union(gpus),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A runner that takes tasks now, as far as placement needs it."""
+
+    name: str
+    free: Capacity
+    serves: str | None = None
+    """The only owner whose tasks it takes; None: everybody's."""
+
+    def takes(self, owner: str) -> bool:
+        """Whether it takes tasks of ``owner``'s at all."""
+        return self.serves is None or self.serves == owner

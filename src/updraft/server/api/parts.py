@@ -1,0 +1,22 @@
+"""The services that the API is a face of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from updraft.server.services.execution import Execution
+from updraft.server.services.fleet import Fleet
+from updraft.server.services.instance import Instance
+from updraft.server.services.jobs import Jobs
+from updraft.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What routers take their services from."""
+
+    database: Database
+    execution: Execution
+    jobs: Jobs
+    fleet: Fleet
+    instance: Instance

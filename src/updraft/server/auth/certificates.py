@@ -1,0 +1,98 @@
+"""The server's TLS: certificate files, or a self-signed certificate that is made on request."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import socket
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from updraft import errors
+from updraft.wire import tls
+
+_YEARS = 10
+
+
+def server_context(certificate: str, key: str) -> ssl.SSLContext:
+    """Return how to serve TLS with these files (PEM).
+
+    Raises ``errors.BadConfiguration`` where they cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise errors.BadConfiguration(
+            f"cannot use certificate {certificate} with key {key}: {error}; both are to be PEM "
+            "files, and to belong together"
+        ) from error
+    return context
+
+
+def fingerprint(certificate: str) -> str:
+    """Return the fingerprint of a certificate file's first certificate."""
+    pem = Path(certificate).read_bytes()
+    found = x509.load_pem_x509_certificates(pem)[0]
+    return tls.fingerprint_of(found.public_bytes(serialization.Encoding.DER))
+
+
+def ensure_self_signed(folder: str, host: str) -> tuple[str, str]:
+    """Return certificate and key files in ``folder``, made if they are not there.
+
+    The key is never readable by others; whoever has the certificate's fingerprint knows it is us.
+    """
+    certificate, key = Path(folder, "server.crt"), Path(folder, "server.key")
+    if certificate.exists() and key.exists():
+        return str(certificate), str(key)
+    made = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Updraft")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(made.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
+        .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(made, hashes.SHA256())
+    )
+    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private = made.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+    _write(key, private, 0o600)
+    _write(certificate, built.public_bytes(encoding), 0o644)
+    return str(certificate), str(key)
+
+
+def _names(host: str) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.DNSName(socket.gethostname())]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        if host:
+            names.append(x509.DNSName(host))
+    else:
+        if not address.is_unspecified:
+            names.append(x509.IPAddress(address))
+    names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    return names
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    new = path.with_suffix(".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

@@ -1,0 +1,46 @@
+"""TLS as clients and agents use it: a certificate that the system trusts, or the one that is known.
+
+A server without a name in the public world has a self-signed certificate; whoever talks to it is
+given that certificate's *fingerprint* (``sha256:`` and the digest of the certificate, in hex), as
+with ssh's host keys, and trusts nothing else.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ssl
+from hashlib import sha256
+
+from updraft import errors
+
+_ALGORITHM = "sha256:"
+
+
+def client_context(fingerprint: str) -> ssl.SSLContext:
+    """Return how to connect to a server; ``fingerprint`` is empty where the system is to judge."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if fingerprint:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # ``check`` does it
+    return context
+
+
+def fingerprint_of(certificate: bytes) -> str:
+    """Return the fingerprint of a certificate (DER)."""
+    return _ALGORITHM + sha256(certificate).hexdigest()
+
+
+def check(certificate: bytes | None, fingerprint: str, where: str) -> None:
+    """Refuse a server whose certificate is not the known one; before a byte is sent to it.
+
+    Raises ``errors.NotAllowed``.
+    """
+    if not fingerprint:
+        return
+    found = fingerprint_of(certificate or b"")
+    if not hmac.compare_digest(found, fingerprint.lower()):
+        raise errors.NotAllowed(
+            f"{where} has another certificate than the known one: {found}; if it was renewed, "
+            "sign in again: updraft login URL --fingerprint …"
+        )
