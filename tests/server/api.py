@@ -11,6 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 from updraft import settings
+from updraft.configuration.schema import Server
 from updraft.model.access import Principal
 from updraft.scheduling.queue import Capacity
 from updraft.server.api.routes import make_app
@@ -83,7 +84,7 @@ async def api(folder: Path) -> AsyncIterator[Api]:
     execution.runner_joined(LiveRunner("local", "local", capacity, capacity), [])
     jobs = Jobs(database, execution)
     folders = settings.Folders(str(folder), str(folder))
-    instance = Instance(folders, execution, settings.ServerSettings())
+    instance = Instance(folders, execution, Server())
     try:
         yield Api(make_app(execution, jobs, database, instance), database, execution)
     finally:

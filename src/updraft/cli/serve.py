@@ -8,17 +8,12 @@ from pathlib import Path
 
 import click
 
-from updraft import bootstrap, errors, settings
+from updraft import bootstrap, configuration, errors, settings
 from updraft.cli import options
 
 
 @click.command
-@click.option(
-    "--config",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, readable=True),
-    help="Read this configuration instead of the usual one.",
-)
+@options.config_file
 def command(config: str | None) -> None:
     """Run the server in the foreground; its log goes to stderr.
 
@@ -27,7 +22,7 @@ def command(config: str | None) -> None:
     if config is not None:
         settings.use_config(str(Path(config).absolute()))
     folders = settings.folders()
-    settings.server_settings(folders)  # what is wrong with it is said before anything is started
+    configuration.check(folders)  # what is wrong with it is said before anything is started
     with options.client(start=False) as client:
         if client.running():
             raise errors.Conflict(

@@ -11,6 +11,7 @@ import signal
 import time
 
 from updraft import bootstrap, errors, settings
+from updraft.configuration import Configuration, reading
 from updraft.providers import local
 from updraft.server.api.agent_session import AgentSessions
 from updraft.server.api.client_session import ClientSession
@@ -64,12 +65,12 @@ class Server:
         used = await database.read(queries.used_key_slots)
         keys = EnvironmentKeys(self._folders.keys, used)
         execution = Execution(database, keys, Relay(), self._folders.logs)
-        execution.quota_bytes = configuration.output_quota_bytes
+        execution.quota_bytes = configuration.server.output_quota
         await execution.load()
         jobs = Jobs(database, execution)
         beside = BesideRuns(execution)
         agents = AgentSessions(execution, beside)
-        instance = Instance(self._folders, execution, configuration)
+        instance = Instance(self._folders, execution, configuration.server)
         http = HttpApi(execution, jobs, database, instance)
         doors = Doors(
             {
@@ -98,7 +99,8 @@ class Server:
             asyncio.create_task(self._watch_idle(instance, doors, listener), name="idle"),
             asyncio.create_task(_restart_on_upgrade(instance), name="upgrade"),
             asyncio.create_task(
-                keep_output_bounded(database, self._folders.logs, configuration), name="retention"
+                keep_output_bounded(database, self._folders.logs, configuration.server),
+                name="retention",
             ),
             asyncio.create_task(http.preload(), name="http"),
         ]
@@ -116,12 +118,12 @@ class Server:
         keys.close()
         log.info("stopped")
 
-    def _prepare(self) -> settings.ServerSettings:
-        configuration = settings.server_settings(self._folders)
+    def _prepare(self) -> Configuration:
+        found = reading.load(self._folders)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._folders.stopped)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
-        return configuration
+        return found
 
     def _take_lock(self) -> bool:
         """Become the one server of these folders; False when another is, and serves."""
@@ -160,11 +162,11 @@ class Server:
         """End by ourselves when there has been nothing to do for long."""
         idle_since, seen = time.monotonic(), doors.accepted
         while True:
-            await asyncio.sleep(min(_IDLE_CHECK_SECONDS, instance.settings.idle_seconds / 4))
+            await asyncio.sleep(min(_IDLE_CHECK_SECONDS, instance.settings.idle_stop / 4))
             if instance.busy or doors.clients or doors.accepted != seen:
                 idle_since, seen = time.monotonic(), doors.accepted
                 continue
-            if time.monotonic() - idle_since < instance.settings.idle_seconds:
+            if time.monotonic() - idle_since < instance.settings.idle_stop:
                 continue
             # Under the start lock nobody can find us half closed: who comes now starts another.
             with bootstrap.start_lock(self._folders):
