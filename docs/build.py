@@ -1,15 +1,18 @@
-"""Writes ``docs/cli.md``, the reference of the commands, from their code: ``make docs``.
+"""Writes the references of commands and keys from their code: ``make docs``.
+
+``docs/cli.md`` is written whole, in ``docs/configuration.md`` what stands between its two marks.
 
 Flags of ``urun`` and ``ubatch`` come from their one table, those of ``updraft`` from click, exit
 codes from the table that ``updraft help exit-codes`` shows, fields of ``--json`` from the API's
-schemas.  A test holds the page to the code.
+schemas, keys from the description that also reads the configuration.  A test holds the pages to the
+code.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -19,9 +22,12 @@ from updraft.cli import exit_codes
 from updraft.cli.commands import ROOT
 from updraft.cli.launch_options import FLAGS
 from updraft.cli.lazy import LazyGroup
+from updraft.configuration.keys import ANY_NAME, Key, literal
+from updraft.configuration.reading import TABLES
 from updraft.wire import schemas
 
 PAGE = Path(__file__).with_name("cli.md")
+CONFIGURATION = Path(__file__).with_name("configuration.md")
 
 _INTRODUCTION = """\
 # Commands
@@ -33,7 +39,7 @@ _INTRODUCTION = """\
   `--json`: times in it are ISO 8601 in UTC, sizes bytes, durations seconds.
 - A job's id may be cut short as long as it is unique.
 - A server that is needed and not there is started, which one line on stderr says. `status`, `stop`,
-  `doctor`, `help` and `completion` start none.
+  `doctor`, `config`, `help` and `completion` start none.
 """
 
 _LAUNCHERS = (
@@ -57,6 +63,42 @@ def page() -> str:
     parts.append("\n".join(_exit_codes()))
     parts.append("\n".join(_fields()))
     return "\n".join(parts)
+
+
+def configuration_page() -> str:
+    """Return the page of the configuration, with the tables of keys that the code describes."""
+    before, mark, rest = CONFIGURATION.read_text().partition("<!-- keys")
+    first, line_end, old = rest.partition("\n")
+    _, end, after = old.partition("<!-- /keys -->")
+    if not (mark and end):
+        raise ValueError(f"the marks of {CONFIGURATION} are gone")
+    return before + mark + first + line_end + "\n".join(_keys()) + end + after
+
+
+def _keys() -> Iterator[str]:
+    for table in TABLES.values():
+        members = table.members()
+        if not members:
+            continue
+        chosen = f"; {ANY_NAME} is yours to choose" if ANY_NAME in table.path else ""
+        yield f"### [{table.name}]\n\n{table.help[:1].upper()}{table.help[1:]}{chosen}.\n"
+        rows = [
+            (f"`{name}`", _takes(key), _default(key), key.help)
+            for name, (_, key) in members.items()
+        ]
+        yield from _table(("key", "type", "default", "is"), rows)
+
+
+def _takes(key: Key) -> str:
+    return key.type + (f", {key.bounds}" if key.bounds else "")
+
+
+def _default(key: Key) -> str:
+    return (
+        key.derived
+        if key.derived and key.default == ""
+        else f"`{literal(key.default)}`" + (f"; {key.derived}" if key.derived else "")
+    )
 
 
 def _launcher(program: str, *, batch: bool, what: str) -> Iterator[str]:
@@ -163,10 +205,10 @@ def _kind(schema: dict[str, object]) -> str:
     return {"array": "list", "string": "text"}.get(kind, kind)
 
 
-def _table(header: tuple[str, str], rows: Iterable[tuple[str, str]]) -> Iterator[str]:
-    yield f"| {header[0]} | {header[1]} |\n|---|---|"
-    for left, right in rows:
-        yield f"| {_cell(left)} | {_cell(right)} |"
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |\n|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(_cell(cell) for cell in row)} |"
     yield ""
 
 
@@ -175,5 +217,6 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
-    sys.stdout.write(f"wrote {PAGE}\n")
+    for path, text in ((PAGE, page()), (CONFIGURATION, configuration_page())):
+        path.write_text(text)
+        sys.stdout.write(f"wrote {path}\n")

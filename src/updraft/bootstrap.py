@@ -65,7 +65,9 @@ def ensure_server(
     ``say`` gets the one line that tells a person about a new server.  Raises ``UpdraftError`` with
     the server's own reason when it does not come up.
     """
-    settings.check(folders)
+    from updraft import configuration  # noqa: PLC0415 - agents and keepers do without
+
+    configuration.check(folders)
     prepare_state(folders, say)
     with start_lock(folders):
         try:

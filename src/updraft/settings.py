@@ -1,7 +1,7 @@
-"""Where things are, and what is configured: the only reader of environment variables and files.
+"""Where things are: the only reader of environment variables.
 
-Everything here is cheap to import: `urun` reads its folders on every call.  The configuration file
-is parsed only by those that need it (``load``).
+Everything here is cheap to import: `urun` reads its folders on every call.  What the configuration
+file says is for those that need it (``updraft.configuration``).
 
 Folders follow the XDG rules.  State (database, logs, sockets) is kept by machine, because a home
 directory may be shared between machines while a server and its sockets are not.
@@ -14,7 +14,6 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 KEPT_ENVIRONMENT = (
     "UPDRAFT_HOME",
@@ -31,8 +30,6 @@ BACKGROUND_MARK = "UPDRAFT_BACKGROUND"
 
 LOCAL_BASE = "/var/tmp"  # noqa: S108 - the folder made there is checked to be ours alone
 """A local disk that survives a restart: for those without a home, or with one on a network."""
-
-_TABLES = ("server", "runner")
 
 
 class Folders:
@@ -149,150 +146,3 @@ def background_environment() -> dict[str, str]:
         BACKGROUND_MARK: "1",
         **kept,
     }
-
-
-class ServerSettings:
-    """What ``[server]`` in the configuration file sets."""
-
-    def __init__(
-        self,
-        idle_seconds: float = 1800.0,
-        output_quota_bytes: int = 1 << 30,
-        retention_days: float = 30.0,
-        retention_bytes: int = 20 << 30,
-        listen: str = "",
-    ) -> None:
-        self.idle_seconds = idle_seconds
-        self.output_quota_bytes = output_quota_bytes
-        self.retention_days = retention_days
-        self.retention_bytes = retention_bytes
-        self.listen = listen
-        self.certificate = ""
-        self.key = ""
-        self.local_pool = True
-        self.default_pool = ""
-        self.suspect_after_seconds = 30.0
-        self.lost_after_seconds = 45.0
-
-
-def server_settings(where: Folders) -> ServerSettings:
-    """Return the server's settings.  Raises ``errors.BadConfiguration``, naming the key."""
-    from updraft import errors, quantities  # noqa: PLC0415 - not on the launch path
-
-    result = ServerSettings()
-    readers = {
-        "idle_stop": ("idle_seconds", quantities.parse_duration, 0.1, "100ms"),
-        "output_quota": ("output_quota_bytes", quantities.parse_bytes, 1 << 16, "64K"),
-        "retention": ("retention_days", _days, 0.0, ""),
-        "retention_size": ("retention_bytes", quantities.parse_bytes, 0, ""),
-    }
-    for key, value in _table(where.config_file, "server").items():
-        if key not in readers:
-            raise errors.BadConfiguration(
-                f"{where.config_file}: [server] has no key {key!r}; it has: {', '.join(readers)}"
-            )
-        name, read, least, shown = readers[key]
-        try:
-            amount = read(str(value))
-        except errors.BadRequest as error:
-            raise errors.BadConfiguration(
-                f"{where.config_file}: server.{key}: {error.message}"
-            ) from error
-        if amount < least:
-            raise errors.BadConfiguration(
-                f"{where.config_file}: server.{key}: {value!r} is too little; the least is {shown}"
-            )
-        setattr(result, name, amount)
-    return result
-
-
-def _days(text: str) -> float:
-    from updraft import quantities  # noqa: PLC0415 - not on the launch path
-
-    return quantities.parse_duration(text) / 86400
-
-
-class RunnerSettings:
-    """What ``[runner]`` in the configuration file sets; a runner reads it when it starts."""
-
-    def __init__(self, cgroups: bool = True) -> None:
-        self.cgroups = cgroups
-
-
-def runner_settings(where: Folders) -> RunnerSettings:
-    """Return the runner's settings.  Raises ``errors.BadConfiguration``, naming the key."""
-    from updraft import errors  # noqa: PLC0415 - not on the launch path
-
-    result = RunnerSettings()
-    for key, value in _table(where.config_file, "runner").items():
-        if key != "cgroups":
-            raise errors.BadConfiguration(
-                f"{where.config_file}: [runner] has no key {key!r}; it has: cgroups"
-            )
-        if not isinstance(value, bool):
-            raise errors.BadConfiguration(
-                f"{where.config_file}: runner.cgroups: {value!r} is neither true nor false"
-            )
-        result.cgroups = value
-    return result
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """Return the parts of ``HOST:PORT``; IPv6 addresses stand in brackets.
-
-    Raises ``errors.BadConfiguration``.
-    """
-    from updraft import errors  # noqa: PLC0415 - not on the launch path
-
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise errors.BadConfiguration(
-            f"{address!r} is no address to listen on; write it as HOST:PORT, as in 0.0.0.0:7443"
-        )
-    return host, int(port)
-
-
-def check(where: Folders) -> None:
-    """Read all settings and use none.  Raises ``errors.BadConfiguration``, naming the key."""
-    server_settings(where)
-    runner_settings(where)
-
-
-def _table(path: str, name: str) -> dict[str, Any]:
-    """Return one table of a configuration file; an absent one is empty."""
-    from updraft import errors  # noqa: PLC0415 - not on the launch path
-
-    tables = load(path)
-    for key, value in tables.items():
-        if key not in _TABLES:
-            known = " and ".join(f"[{table}]" for table in _TABLES)
-            raise errors.BadConfiguration(f"{path}: {key!r} is unknown; settings are in {known}")
-        if type(value) is not dict:
-            raise errors.BadConfiguration(f"{path}: {key} is no table; write it as [{key}]")
-    found: dict[str, Any] = tables.get(name, {})
-    return found
-
-
-def load(path: str) -> dict[str, Any]:
-    """Return the configuration file's tables; an absent file is an empty one.
-
-    Raises ``errors.BadConfiguration`` when it cannot be read, or is not TOML.
-    """
-    import tomllib  # noqa: PLC0415 - not on the launch path
-
-    from updraft import errors  # noqa: PLC0415
-
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise errors.BadConfiguration(
-            f"cannot read {path}: {error.strerror}; make it readable, or remove it"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise errors.BadConfiguration(f"{path} is not UTF-8, as TOML must be") from error
-    except tomllib.TOMLDecodeError as error:
-        raise errors.BadConfiguration(f"{path} is not valid TOML: {error}") from error

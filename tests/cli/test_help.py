@@ -51,7 +51,7 @@ def test_the_commands_are_those_of_the_documentation() -> None:
     assert {" ".join(words) for words in ALL} == {
         "run", "batch", "logs", "attach", "exec", "serve", "status", "stop", "doctor", "help",
         "completion", "job", "job list", "job show", "job wait", "job watch", "job cancel",
-        "job extend", "job rerun",
+        "job extend", "job rerun", "config", "config check", "config show", "config help",
     }  # fmt: skip
 
 
@@ -219,6 +219,7 @@ def test_importing_updraft_loads_nothing_else() -> None:
         (["--help"], set()),
         (["help", "exit-codes"], set()),
         (["job", "list", "--help"], set()),
+        (["config", "help"], set()),
         (["completion", "bash"], set()),
         (["--version"], set()),
     ],

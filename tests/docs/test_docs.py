@@ -2,13 +2,12 @@
 
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.fidelity.programs import PROGRAMS
-from updraft import errors, settings
+from updraft import configuration, settings
 from updraft.testing.instance import instance
 
 from .examples import Ids, Step, steps, unmarked
@@ -66,19 +65,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-def test_the_configuration_page_shows_every_key_with_its_default(tmp_path: Path) -> None:
+def test_the_configuration_page_s_examples_are_taken(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
-    shown = page.partition("```toml\n")[2].partition("```")[0]
+    defaults, team = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
     where = settings.folders({"UPDRAFT_HOME": str(tmp_path)})
     file = Path(where.config_file)
     file.parent.mkdir()
-    file.write_text(shown)
-    assert vars(settings.server_settings(where)) == vars(settings.ServerSettings())
-    assert vars(settings.runner_settings(where)) == vars(settings.RunnerSettings())
-    for name, table in tomllib.loads(shown).items():
-        file.write_text(f"[{name}]\nno_such_key = 1\n")
-        with pytest.raises(errors.BadConfiguration, match=f"it has: {', '.join(table)}$"):
-            settings.check(where)
+    nothing = configuration.load(where)
+    file.write_text(defaults)
+    assert configuration.load(where) == nothing, "it says that those are the defaults"
+    file.write_text(team)
+    assert configuration.load(where).server.local_pool is False
 
 
 def test_ids_are_the_same_wherever_they_are_shown() -> None:

@@ -1,4 +1,4 @@
-"""The reference of the commands is what their code says."""
+"""The references of commands and keys are what their code says."""
 
 import importlib.util
 from pathlib import Path
@@ -20,3 +20,9 @@ def test_the_page_is_up_to_date() -> None:
     module = build()
 
     assert module.PAGE.read_text() == module.page(), "run: make docs"
+
+
+def test_the_keys_are_up_to_date() -> None:
+    module = build()
+
+    assert module.CONFIGURATION.read_text() == module.configuration_page(), "run: make docs"

@@ -15,7 +15,7 @@ import pytest
 from tests.runner.bare_agent import BareAgent
 from tests.runner.keeper_process import KeeperProcess
 from tests.waiting import until, wait_gone
-from updraft import errors, settings
+from updraft import configuration, errors, settings
 from updraft.runner.keeper import cgroups, controllers, hierarchies, processes
 from updraft.runner.keeper.cgroups import Slot, Slots
 from updraft.testing.instance import instance
@@ -474,14 +474,14 @@ def test_cgroups_can_be_switched_off(tmp_path: Path, text: str, cgroups_wanted: 
     folders = settings.folders({"UPDRAFT_HOME": str(tmp_path)})
     Path(folders.config_file).parent.mkdir()
     Path(folders.config_file).write_text(f"[runner]\n{text}\n")
-    assert settings.runner_settings(folders).cgroups is cgroups_wanted
+    assert configuration.load(folders).runner.cgroups is cgroups_wanted
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("cgroups = 'maybe'", "runner.cgroups: 'maybe' is neither true nor false"),
-        ("cgroup = true", "[runner] has no key 'cgroup'; it has: cgroups"),
+        ("cgroup = true", "[runner] has no key 'cgroup'; did you mean cgroups?"),
     ],
 )
 def test_a_wrong_switch_is_named(tmp_path: Path, text: str, complaint: str) -> None:
@@ -489,7 +489,7 @@ def test_a_wrong_switch_is_named(tmp_path: Path, text: str, complaint: str) -> N
     Path(folders.config_file).parent.mkdir()
     Path(folders.config_file).write_text(f"[runner]\n{text}\n")
     with pytest.raises(errors.BadConfiguration) as caught:
-        settings.runner_settings(folders)
+        configuration.load(folders)
     assert complaint in str(caught.value)
 
 

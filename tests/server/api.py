@@ -11,6 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 from updraft import settings
+from updraft.configuration.schema import Server
 from updraft.model.access import Principal
 from updraft.model.pool import LOCAL, Pool
 from updraft.scheduling.capacity import Capacity
@@ -88,7 +89,7 @@ async def api(folder: Path) -> AsyncIterator[Api]:
     execution.runner_joined(LiveRunner(LOCAL, capacity, capacity, seen=0), [])
     jobs = Jobs(database, execution)
     folders = settings.Folders(str(folder), str(folder))
-    instance = Instance(folders, execution, settings.ServerSettings())
+    instance = Instance(folders, execution, Server())
     try:
         yield Api(make_app(Parts(database, execution, jobs, fleet, instance)), database, execution)
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, select
 
-from updraft import settings
+from updraft.configuration.schema import Server
 from updraft.model.states import State
 from updraft.server.loops.retention import drop_old_output
 from updraft.store import schema, tables
@@ -79,7 +79,7 @@ def test_old_and_too_much_output_goes_oldest_first(
         ("fresh", State.FAILURE, 2),
         ("newest", State.CANCELLED, 1),
     ]
-    bounds = settings.ServerSettings(retention_days=days, retention_bytes=size)
+    bounds = Server(retention=days * 86400, retention_size=size)
 
     async def check(database: Database) -> None:
         dropped = await drop_old_output(database, str(tmp_path / "logs"), bounds, NOW_NS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import updraft
-from updraft import bootstrap, errors, settings
+from updraft import bootstrap, configuration, errors, settings
 from updraft.cli.output import text
 from updraft.wire import sockets
 
@@ -78,7 +78,7 @@ def _user(_folders: settings.Folders) -> Iterator[Finding]:
 def _configuration(folders: settings.Folders) -> Iterator[Finding]:
     there = Path(folders.config_file).exists()
     try:
-        settings.server_settings(folders)
+        configuration.check(folders)
     except errors.BadConfiguration as error:
         yield Finding(FAIL, "configuration", error.message, "correct the file")
         return

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 Callback = Callable[..., Any]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+config_file = click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, readable=True),
+    help="Read this configuration instead of the usual one.",
+)
 
 
 def duration(value: str) -> float:

@@ -38,6 +38,8 @@ class Pool:
     """Of one runner."""
     time_limit_ms: int | None = None
     """The longest that a job may ask for; jobs that ask for none get it."""
+    most_runners: int | None = None
+    """How many runners may join; None: as many as there are tokens for."""
     draining: bool = False
     """Whether it takes no new jobs."""
 

@@ -1,4 +1,4 @@
-"""Start the server of this machine: ``python -m updraft.server [--ready-fd N]``."""
+"""Start the server of this machine: ``python -m updraft.server [--ready-fd N] [--set KEY=VALUE]…``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from updraft import bootstrap, errors, settings
 
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; tell through the ready descriptor when, or why not."""
-    ready = int(arguments[1]) if arguments[:1] == ["--ready-fd"] else None
+    ready, overrides = None, {}
+    for option, value in zip(arguments[::2], arguments[1::2], strict=True):
+        if option == "--ready-fd":
+            ready = int(value)
+        else:
+            name, _, setting = value.partition("=")
+            overrides[name] = setting
     logging.basicConfig(level=logging.INFO, format="%(asctime)s server %(levelname)s %(message)s")
     os.umask(0o077)
     try:
@@ -19,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
         from updraft.server.app import Server  # noqa: PLC0415
 
-        uvloop.run(Server(settings.folders()).run(ready))
+        uvloop.run(Server(settings.folders(), overrides).run(ready))
     except (errors.UpdraftError, OSError, ImportError) as error:
         logging.getLogger("updraft.server").exception("cannot serve")
         if isinstance(error, OSError):

@@ -6,15 +6,19 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import signal
+import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from updraft import bootstrap, errors, settings
+from updraft.configuration import Configuration, reading
+from updraft.configuration.schema import SELF_SIGNED
+from updraft.configuration.schema import Server as ServerSettings
 from updraft.model.access import Principal
-from updraft.model.pool import LOCAL_POOL, Pool
 from updraft.providers import local
 from updraft.server.api.agent_session import AgentSessions
 from updraft.server.api.client_session import ClientSession
@@ -30,7 +34,7 @@ from updraft.server.loops.upgrade import wait_for_upgrade
 from updraft.server.relay.relay import Relay
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
-from updraft.server.services.fleet import Fleet
+from updraft.server.services.fleet import Fleet, configured_pools
 from updraft.server.services.gate import Gate
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
@@ -53,8 +57,12 @@ _BACKLOG = 1024
 class Server:
     """One user's server on one machine."""
 
-    def __init__(self, folders: settings.Folders) -> None:
+    def __init__(
+        self, folders: settings.Folders, overrides: Mapping[str, str] | None = None
+    ) -> None:
+        """``overrides``: settings of the command line, by full name (``server.listen``)."""
         self._folders = folders
+        self._overrides = overrides
         self._lock = -1
         self._started = time.monotonic()
 
@@ -75,20 +83,19 @@ class Server:
         used = await database.read(queries.used_key_slots)
         keys = EnvironmentKeys(self._folders.keys, used)
         execution = Execution(database, keys, Relay(), self._folders.logs)
-        execution.quota_bytes = configuration.output_quota_bytes
-        execution.default_pool = configuration.default_pool
+        execution.quota_bytes = configuration.server.output_quota
+        execution.default_pool = configuration.server.default_pool
         await execution.load()
-        pools = [Pool(LOCAL_POOL)] if configuration.local_pool else []
-        fleet = Fleet(database, execution, pools)
+        fleet = Fleet(database, execution, configured_pools(configuration))
         await fleet.load()
         jobs = Jobs(database, execution)
-        instance = Instance(self._folders, execution, configuration)
+        instance = Instance(self._folders, execution, configuration.server)
         parts = Parts(database, execution, jobs, fleet, instance)
         http = HttpApi(parts)
         doors = _doors(parts, http, configuration)
-        listeners = await self._listen(doors, configuration)
+        listeners = await self._listen(doors, configuration.server)
         # Only a server that can serve starts a runner, which would start one that cannot for ever.
-        if configuration.local_pool:
+        if configuration.server.local_pool:
             local.launch_runner(self._folders)
         # In the foreground a signal is its owner's wish; else the agent starts the server again.
         end = instance.stop_requested.set if ready_fd is not None else instance.leave
@@ -118,62 +125,68 @@ class Server:
         log.info("stopped")
 
     async def _listen(
-        self, doors: Doors, configuration: settings.ServerSettings
+        self, doors: Doors, configured: ServerSettings
     ) -> list[asyncio.AbstractServer]:
         """Open the unix socket, and the TCP one where it is configured."""
         loop = asyncio.get_running_loop()
         listeners: list[asyncio.AbstractServer] = []
-        if configuration.listen:
-            host, port = settings.host_and_port(configuration.listen)
-            files = (configuration.certificate, configuration.key)
-            if not configuration.certificate:
-                files = certificates.ensure_self_signed(self._folders.state, host)
-                log.info("certificate fingerprint: %s", certificates.fingerprint(files[0]))
+        if configured.listen is not None:
+            host, port = configured.listen
+            context = self._tls(configured, host)
             try:
                 listener = await loop.create_server(
                     lambda: Door(doors, tcp=True),
                     host,
                     port,
-                    ssl=certificates.server_context(*files),
-                    ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                    ssl=context,
+                    ssl_handshake_timeout=None if context is None else _HANDSHAKE_SECONDS,
                     backlog=_BACKLOG,
                 )
             except OSError as error:
                 raise errors.Unavailable(
-                    f"cannot listen on {configuration.listen}: {error.strerror or error}; choose "
+                    f"cannot listen on {configured.listen}: {error.strerror or error}; choose "
                     "another address: --listen HOST:PORT"
                 ) from error
             listeners.append(listener)
-            log.info("listening on %s", configuration.listen)
+            log.info("listening at %s", configured.url)
         listeners.append(
             await loop.create_server(lambda: Door(doors), sock=listen_unix(self._folders.socket))
         )
         return listeners
+
+    def _tls(self, configured: ServerSettings, host: str) -> ssl.SSLContext | None:
+        """Return how to serve TLS; None where only this machine listens, in the clear."""
+        if not configured.certificate:
+            return None
+        files = (configured.certificate, configured.key)
+        if configured.certificate == SELF_SIGNED:
+            files = certificates.ensure_self_signed(self._folders.state, host)
+            log.info("certificate fingerprint: %s", certificates.fingerprint(files[0]))
+        return certificates.server_context(*files)
 
     def _loops(
         self,
         parts: Parts,
         doors: Doors,
         listeners: list[asyncio.AbstractServer],
-        configuration: settings.ServerSettings,
+        configuration: Configuration,
     ) -> dict[str, Coroutine[Any, Any, None]]:
         """Return what goes on beside the requests, by name."""
-        leases = Leases(
-            parts.execution, configuration.suspect_after_seconds, configuration.lost_after_seconds
-        )
+        configured = configuration.server
+        leases = Leases(parts.execution, configured.suspect_after, configured.lost_after)
         loops = {
             "upgrade": _restart_on_upgrade(parts.instance),
-            "retention": keep_output_bounded(parts.database, self._folders.logs, configuration),
+            "retention": keep_output_bounded(parts.database, self._folders.logs, configured),
             "leases": leases.watch(),
         }
-        if configuration.local_pool:
+        if configured.local_pool:
             loops["runner"] = _keep_runner(parts.instance, parts.execution, self._folders)
-        if not configuration.listen:  # a team's server stays
+        if math.isfinite(configured.idle_stop):
             loops["idle"] = self._watch_idle(parts.instance, doors, listeners[-1])
         return loops
 
-    def _prepare(self) -> settings.ServerSettings:
-        configuration = settings.server_settings(self._folders)
+    def _prepare(self) -> Configuration:
+        configuration = reading.load(self._folders, self._overrides)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._folders.stopped)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
@@ -216,11 +229,11 @@ class Server:
         """End by ourselves when there has been nothing to do for long."""
         idle_since, seen = time.monotonic(), doors.accepted
         while True:
-            await asyncio.sleep(min(_IDLE_CHECK_SECONDS, instance.settings.idle_seconds / 4))
+            await asyncio.sleep(min(_IDLE_CHECK_SECONDS, instance.settings.idle_stop / 4))
             if instance.busy or doors.clients or doors.accepted != seen:
                 idle_since, seen = time.monotonic(), doors.accepted
                 continue
-            if time.monotonic() - idle_since < instance.settings.idle_seconds:
+            if time.monotonic() - idle_since < instance.settings.idle_stop:
                 continue
             # Under the start lock nobody can find us half closed: who comes now starts another.
             with bootstrap.start_lock(self._folders):
@@ -234,9 +247,9 @@ class Server:
                 return
 
 
-def _doors(parts: Parts, http: HttpApi, configuration: settings.ServerSettings) -> Doors:
+def _doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doors:
     beside = BesideRuns(parts.execution)
-    agents = AgentSessions(parts.execution, beside, configuration.suspect_after_seconds)
+    agents = AgentSessions(parts.execution, beside, configuration.server.suspect_after)
     return Doors(
         {
             "client": lambda who: ClientSession(parts.execution, parts.jobs, who),

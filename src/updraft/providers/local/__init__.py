@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from updraft import bootstrap, settings
+from updraft import bootstrap, configuration, settings
 
 
 def launch_runner(folders: settings.Folders) -> None:
@@ -17,7 +17,7 @@ def launch_runner(folders: settings.Folders) -> None:
     """
     agent = [sys.executable, "-I", "-m", "updraft.runner.agent", "--folder", folders.runner]
     keeper = [sys.executable, "-I", "-m", "updraft.runner.keeper", "--folder", folders.runner]
-    if not settings.runner_settings(folders).cgroups:
+    if not configuration.load(folders).runner.cgroups:
         keeper.append("--no-cgroups")
     bootstrap.spawn_background([*keeper, "--", *agent], log=folders.server_log)
 

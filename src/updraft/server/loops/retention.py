@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from updraft import settings
+from updraft.configuration.schema import Server
 from updraft.store import jobs as queries
 from updraft.store.database import Database
 
@@ -18,11 +18,10 @@ log = logging.getLogger("updraft.retention")
 
 _PASS_SECONDS = 600.0
 _BATCH = 200
+_FOR_EVER_SECONDS = 200 * 365 * 86400.0
 
 
-async def keep_output_bounded(
-    database: Database, logs_folder: str, configuration: settings.ServerSettings
-) -> None:
+async def keep_output_bounded(database: Database, logs_folder: str, configuration: Server) -> None:
     """Run a pass now and then, for ever."""
     while True:
         try:
@@ -33,17 +32,17 @@ async def keep_output_bounded(
 
 
 async def drop_old_output(
-    database: Database, logs_folder: str, configuration: settings.ServerSettings, now_ns: int
+    database: Database, logs_folder: str, configuration: Server, now_ns: int
 ) -> int:
     """Drop what is over the bounds at ``now_ns``; return how many jobs lost their output."""
-    before_ns = now_ns - int(configuration.retention_days * 86400 * 1e9)
+    before_ns = now_ns - int(min(configuration.retention, _FOR_EVER_SECONDS) * 1e9)
     dropped = 0
     while True:
         old = await database.read(lambda c: queries.ended_with_output(c, before_ns, _BATCH))
         if not old:
             break
         dropped += await _drop(database, logs_folder, [(row.serial, row.id) for row in old])
-    over = await database.read(queries.stored_bytes) - configuration.retention_bytes
+    over = await database.read(queries.stored_bytes) - configuration.retention_size
     while over > 0:
         oldest = await database.read(lambda c: queries.ended_with_output(c, None, _BATCH))
         if not oldest:

@@ -7,6 +7,7 @@ token, once, and be admitted with their own from then on.
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterable
@@ -18,8 +19,9 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from updraft import errors
+from updraft.configuration import Configuration
 from updraft.model.access import Principal
-from updraft.model.pool import Pool, Runner, Shape
+from updraft.model.pool import LOCAL_JURISDICTION, LOCAL_POOL, Pool, Runner, Shape
 from updraft.scheduling.capacity import Capacity
 from updraft.server.auth import credentials
 from updraft.server.services.execution import Execution
@@ -264,6 +266,29 @@ class Fleet:
         )
 
 
+def configured_pools(configuration: Configuration) -> list[Pool]:
+    """Return the pools of ``updraft.toml``, and this machine's own where it is one."""
+    found = [
+        Pool(
+            name=name,
+            shape=Shape(pool.cpus, pool.memory, tuple(sorted(pool.gpus.items()))),
+            labels=dict(pool.labels),
+            region=pool.region,
+            jurisdiction=pool.jurisdiction or LOCAL_JURISDICTION,
+            peer_network=pool.peer_network,
+            projects=frozenset(pool.projects),
+            preemptible=pool.preemptible,
+            price_per_hour=pool.price or None,
+            time_limit_ms=round(pool.time_limit * 1000) if math.isfinite(pool.time_limit) else None,
+            most_runners=pool.max_runners,
+        )
+        for name, pool in configuration.pools.items()
+    ]
+    if configuration.server.local_pool and LOCAL_POOL not in configuration.pools:
+        found.append(Pool(LOCAL_POOL))
+    return found
+
+
 def capacity_of(reported: dict[str, Any]) -> Capacity:
     """Return what a runner said that it has."""
     return Capacity(
@@ -315,6 +340,7 @@ def _settings(pool: Pool) -> str:
             "preemptible": pool.preemptible,
             "price_per_hour": None if pool.price_per_hour is None else str(pool.price_per_hour),
             "time_limit_ms": pool.time_limit_ms,
+            "most_runners": pool.most_runners,
         }
     )
 

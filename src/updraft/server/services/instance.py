@@ -10,6 +10,7 @@ from typing import Any
 
 import updraft
 from updraft import errors, settings
+from updraft.configuration.schema import Server
 from updraft.model.access import Principal
 from updraft.model.states import State
 from updraft.server.services.execution import Execution
@@ -23,7 +24,7 @@ class Instance:
         self,
         folders: settings.Folders,
         execution: Execution,
-        configuration: settings.ServerSettings,
+        configuration: Server,
     ) -> None:
         self._folders = folders
         self._execution = execution
