@@ -77,6 +77,16 @@ def folders(environ: Mapping[str, str] | None = None) -> Folders:
     return found
 
 
+SYSTEM_RUNNERS = "/var/lib/updraft/runners"
+
+
+def runners_folder() -> str:
+    """Return where joined runners have their folders: the system's for root, else the user's."""
+    if os.geteuid() == 0 and not os.environ.get("UPDRAFT_HOME"):
+        return SYSTEM_RUNNERS
+    return os.path.join(folders().state, "runners")
+
+
 def use_config(path: str) -> None:
     """Make this process, and the servers that follow it, read ``path`` as configuration."""
     os.environ["UPDRAFT_CONFIG"] = os.path.abspath(path)

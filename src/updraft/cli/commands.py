@@ -39,6 +39,7 @@ ROOT = _Root(
         "logs": ("updraft.cli.logs:command", "show what a job wrote"),
         "attach": ("updraft.cli.attach:command", "take over a running job's input and output"),
         "exec": ("updraft.cli.exec:command", "run a second process beside a running job"),
+        "runner": ("updraft.cli.runner:command", "make machines runners, and look after them"),
         "serve": ("updraft.cli.serve:command", "run the server in the foreground"),
         "status": ("updraft.cli.status:command", "show server and runner and where things are"),
         "stop": ("updraft.cli.stop:command", "stop the server and its runner"),

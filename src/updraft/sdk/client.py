@@ -6,6 +6,7 @@ itself: what can be asked again is, and what is followed is taken up where it br
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import httpx
 import updraft
 from updraft import bootstrap_client, errors, settings
 from updraft.sdk.transport import SocketTransport
-from updraft.wire import frames, schemas
+from updraft.wire import fleet_schemas, frames, schemas
 
 if TYPE_CHECKING:
     import socket
@@ -209,6 +210,23 @@ class Client:
             else:
                 return
 
+    # -- pools and runners
+
+    def make_join_token(self, pool: str, lives_seconds: float, uses: int | None = None) -> str:
+        """Return a new token with which machines join a pool."""
+        body = fleet_schemas.TokenRequest(pool=pool, expires_seconds=lives_seconds, uses=uses)
+        answer = self._ask("POST", "/runner-tokens", body=body, again=False)
+        return _read(fleet_schemas.TokenAnswer, answer).token
+
+    def create_pool(self, request: fleet_schemas.PoolRequest) -> None:
+        """Make a pool."""
+        self._ask("POST", "/pools", body=request, again=False)
+
+    def runners(self) -> list[fleet_schemas.RunnerInfo]:
+        """Return all runners."""
+        found: list[Any] = json.loads(self._ask("GET", "/runners"))
+        return [fleet_schemas.RunnerInfo.model_validate(each) for each in found]
+
     # -- the server
 
     def running(self) -> bool:
@@ -252,10 +270,10 @@ class Client:
         again: bool = True,
     ) -> bytes:
         """Return the answer's body.  ``again``: asking twice does no more than asking once."""
-        json = None if body is None else body.model_dump(mode="json")
+        content = None if body is None else body.model_dump(mode="json")
         while True:
             try:
-                answer = self._http.request(method, path, params=params, json=json)
+                answer = self._http.request(method, path, params=params, json=content)
             except httpx.ConnectError as error:
                 self._pause(error)
             except httpx.TransportError as error:

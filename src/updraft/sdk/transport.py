@@ -54,7 +54,8 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, peer: socket.socket) -> None:
         super().__init__("localhost")
         # What the launch path connects is the C half of a socket; HTTP needs all of it.
-        self.sock = socket.socket(fileno=peer.detach())
+        whole = isinstance(peer, socket.socket)
+        self.sock = peer if whole else socket.socket(fileno=peer.detach())
 
 
 class _Body(httpx.SyncByteStream):

@@ -1,4 +1,7 @@
-"""Start the server of this machine: ``python -m updraft.server [--ready-fd N] [--set KEY=VALUE]…``."""
+"""Start the server of this machine.
+
+``python -m updraft.server [--ready-fd N] [--set KEY=VALUE]…``
+"""
 
 from __future__ import annotations
 

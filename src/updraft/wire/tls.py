@@ -8,12 +8,39 @@ with ssh's host keys, and trusts nothing else.
 from __future__ import annotations
 
 import hmac
+import socket
 import ssl
 from hashlib import sha256
 
 from updraft import errors
 
 _ALGORITHM = "sha256:"
+CONNECT_SECONDS = 10.0
+
+
+def connect(host: str, port: int, *, encrypted: bool, fingerprint: str) -> socket.socket:
+    """Return a connection to a server that is who it is said to be.
+
+    Raises ``OSError`` when there is none, and ``errors.NotAllowed``.
+    """
+    peer = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+    try:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if encrypted:
+            secured = client_context(fingerprint).wrap_socket(peer, server_hostname=host)
+            peer = secured
+            check(secured.getpeercert(binary_form=True), fingerprint, f"{host}:{port}")
+        peer.settimeout(None)
+    except ssl.SSLCertVerificationError as error:
+        peer.close()
+        raise errors.NotAllowed(
+            f"the certificate of {host}:{port} is not to be trusted ({error.verify_message}); if "
+            "the server has a self-signed one, give its fingerprint: --fingerprint sha256:…"
+        ) from error
+    except BaseException:
+        peer.close()
+        raise
+    return peer
 
 
 def client_context(fingerprint: str) -> ssl.SSLContext:

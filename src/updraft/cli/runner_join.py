@@ -1,0 +1,38 @@
+"""``updraft runner join``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from updraft import errors
+from updraft.cli.output import speech
+from updraft.runner import joining
+from updraft.runner.joined import Joined
+from updraft.sdk.joining import join
+
+
+@click.command
+@click.argument("url")
+@click.argument("token", required=False)
+@click.option("--name", default="", help="What to call it; else by this host's name.")
+@click.option("--fingerprint", default="", help="The server's certificate, if it is self-signed.")
+@click.option("--foreground", is_flag=True, help="Stay, as systemd and containers want it.")
+def command(url: str, token: str | None, name: str, fingerprint: str, foreground: bool) -> None:
+    """Make this machine a runner of the pool that TOKEN is for, and start it.
+
+    Without TOKEN it is read from standard input, where other users do not see it.
+    """
+    secret = (token or sys.stdin.readline()).strip()
+    if not secret:
+        raise errors.BadRequest("a join token is needed; make one: updraft runner token POOL")
+    answer = join(url, secret, joining.machine(name), fingerprint=fingerprint)
+    place = Joined(url, answer.name, answer.pool, answer.token, fingerprint)
+    folder = joining.keep(place)
+    if foreground:
+        keeper = joining.command(folder)
+        os.execv(keeper[0], keeper)
+    joining.start(folder)
+    speech.say(f"this machine is runner {place.name} of pool {place.pool}")
