@@ -18,6 +18,12 @@ from tests.network.host import Host, Machine
 from tests.network.link import LAN, Conditions, EmulatedLink, Link, PlainLink
 from tests.network.servant import NetworkError, Servant
 
+_TRIAL = """
+ip link add name veth0 type veth peer name veth1
+ip tuntap add dev tun0 mode tun
+nft 'add table ip t; add chain ip t o { type nat hook postrouting priority 100; }'
+nft 'add rule ip t o masquerade; add rule ip t o ct state established accept'
+"""
 _serial = itertools.count(1)
 
 
@@ -32,10 +38,11 @@ def unavailable(*, clock: bool = False) -> str | None:
         return "needs /dev/net/tun"
     if clock and compiler() is None:
         return "needs a C compiler, for a host's own clock"
-    # Tried, not asked: what forbids it may be a capability, seccomp or a container's profile.
-    tried = ["unshare", "--net", "--uts", "--mount", "true"]
-    if subprocess.run(tried, capture_output=True, check=False, timeout=60).returncode:
-        return "may not make network namespaces"
+    # Tried, not asked: what is in the way may be the kernel, a capability or a container's profile.
+    tried = ["unshare", "--net", "--uts", "--mount", "sh", "-ec", _TRIAL]
+    done = subprocess.run(tried, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        return f"cannot make a network: {done.stderr.strip().splitlines()[0]}"
     return None
 
 
@@ -58,7 +65,7 @@ class Network:
         self.folder = guardian.FOLDERS / self.name
         self.router: Machine
         self._guardian: Servant
-        self._names = {"localhost": "127.0.0.1"}
+        self._names = {"lo", "router"}
         self._ending = ExitStack()
 
     def __enter__(self) -> Network:
@@ -70,10 +77,11 @@ class Network:
             for file in ("hosts", "resolv.conf"):
                 (self.folder / file).touch()
                 (self.folder / file).chmod(0o644)
+            self._resolve("localhost", "127.0.0.1")
             self._guardian = Servant("guardian.py", [self.name, str(os.getpid())])
             failed.callback(self._guardian.close)
             self.router = Machine("router", self._namespaces("router", forwards=True))
-            self.router.ip("link set lo up")
+            self.router.ip("link set dev lo up")
             self._ending = failed.pop_all()
         return self
 
@@ -107,19 +115,16 @@ class Network:
         number = len(self.hosts) + 1
         outside, address = f"10.0.{number}.2", f"10.0.{number}.2"
         machine = Machine(name, self._namespaces(name, forwards=False))
-        machine.ip("link set lo up")
+        machine.ip("link set dev lo up")
         if nat:
             gateway = Machine(f"{name}-gateway", self._namespaces(f"{name}-gateway", forwards=True))
             address = f"192.168.{number}.2"
             self._put_behind(gateway, machine, number)
-            self._names[gateway.name] = outside
+            self._resolve(gateway.name, outside)
         else:
             gateway = machine
         link = self._join(gateway, number, name, conditions if emulated else None)
-        self._names[name] = address
-        # In place: the hosts have this very file mounted.
-        lines = [f"{address} {name}\n" for name, address in self._names.items()]
-        (self.folder / "hosts").write_text("".join(lines))
+        self._resolve(name, address)
         host = self.hosts[name] = Host(name, machine.namespaces, address, link)
         if clock:
             host.clock = Clock(self.folder, name)
@@ -130,6 +135,12 @@ class Network:
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self.hosts.values())
+
+    def _resolve(self, name: str, address: str) -> None:
+        self._names.add(name)
+        # In place, since hosts have this very file mounted; appended, since they may be reading it.
+        with (self.folder / "hosts").open("a") as file:
+            file.write(f"{address} {name}\n")
 
     def _namespaces(self, name: str, *, forwards: bool) -> dict[str, str]:
         value, _ = self._guardian.ask({"action": "make", "name": name, "forwards": forwards})
@@ -143,7 +154,7 @@ class Network:
         link: Link
         router = self.router.namespaces["net"]
         if conditions is None:
-            machine.ip(f"link add eth0 type veth peer name {name} netns {router}")
+            machine.ip(f"link add name eth0 type veth peer name {name} netns {router}")
             link = PlainLink(self.router, number, name)
         else:
             shuttle = self._shuttle(machine, name)
@@ -151,12 +162,12 @@ class Network:
             link = EmulatedLink(shuttle, conditions)
         machine.ip(
             f"addr add 10.0.{number}.2/24 dev eth0",
-            f"link set eth0 mtu {self.mtu} txqueuelen 1000 up",
+            f"link set dev eth0 mtu {self.mtu} txqueuelen 1000 up",
             f"route add default via 10.0.{number}.1 dev eth0",
         )
         self.router.ip(
             f"addr add 10.0.{number}.1/24 dev {name}",
-            f"link set {name} mtu {self.mtu} txqueuelen 1000 up",
+            f"link set dev {name} mtu {self.mtu} txqueuelen 1000 up",
         )
         return link
 
@@ -175,14 +186,14 @@ class Network:
     def _put_behind(self, gateway: Machine, machine: Machine, number: int) -> None:
         inside = gateway.namespaces["net"]
         machine.ip(
-            f"link add eth0 mtu {self.mtu} type veth peer name inside netns {inside}",
+            f"link add name eth0 mtu {self.mtu} type veth peer name inside netns {inside}",
             f"addr add 192.168.{number}.2/24 dev eth0",
-            "link set eth0 up",
+            "link set dev eth0 up",
         )
         gateway.ip(
-            "link set lo up",
+            "link set dev lo up",
             f"addr add 192.168.{number}.1/24 dev inside",
-            f"link set inside mtu {self.mtu} up",
+            f"link set dev inside mtu {self.mtu} up",
         )
         machine.ip(f"route add default via 192.168.{number}.1 dev eth0")
         gateway.configure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -53,6 +54,9 @@ class Servant:
 
     def close(self) -> None:
         """Hang up, and wait until the process has ended."""
+        # Closing is not enough where a fork of this process has the socket too.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         try:
             self._process.wait(SECONDS)

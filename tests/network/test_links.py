@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.network import FAR, LAN, Conditions, Host, Network, NetworkError
+from tests.network import FAR, LAN, Conditions, Host, Link, Network, NetworkError
 from tests.network.link import Way
 from tests.network.sockets import (
     connected,
@@ -69,15 +69,12 @@ def test_a_delay_that_gets_shorter_reorders_nothing(
 def test_loss_is_near_its_probability_and_keeps_the_order(
     pair: tuple[Host, Host], ends: tuple[socket.socket, socket.socket]
 ) -> None:
-    count = 3000
-    pair[0].link.set(loss=0.1, direction="up")
-    send_numbered(*ends, count)
-    # What is in the kernel's queue must meet the loss too, so the change waits for it.
-    until(lambda: sum(_of_up(pair[0])) == count)
-    pair[0].link.set(loss=0)
-    arrived = received_numbers(*ends)
+    count = 0
+    arrived = []
+    for _ in range(10):
+        count += 300
+        arrived += _through_loss(pair[0], *ends, count=300, loss=0.1)
 
-    assert arrived == sorted(set(arrived))
     assert 0.07 * count < count - len(arrived) < 0.13 * count  # 5 standard deviations: 0.027
     assert count - len(arrived) == pair[0].link.counters()["up"].lost
     assert pair[0].link.counters()["down"].lost == 0
@@ -88,18 +85,29 @@ def test_a_seed_replays_the_losses() -> None:
         with Network(seed) as network:
             client, server = network.host("client", emulated=True), network.host("server")
             with udp(client) as near, udp(server) as far:
-                client.link.set(loss=0.5, direction="up")
-                send_numbered(near, far, 100)
-                until(lambda: sum(_of_up(client)) == 100)
-                client.link.set(loss=0)
-                return received_numbers(near, far)
+                return _through_loss(client, near, far, count=100, loss=0.5)
 
     assert losses(1) == losses(1) != losses(2)
 
 
-def _of_up(host: Host) -> tuple[int, int]:
-    up = host.link.counters()["up"]
-    return up.packets, up.lost
+def _through_loss(
+    client: Host, near: socket.socket, far: socket.socket, *, count: int, loss: float
+) -> list[int]:
+    """Send so many datagrams upwards; the numbers of those that arrived, in their order."""
+
+    def taken() -> int:
+        up = client.link.counters()["up"]
+        return up.packets + up.lost
+
+    before = taken()
+    client.link.set(loss=loss, direction="up")
+    send_numbered(near, far, count)
+    # What is in the kernel's queue must meet the loss too, so the change waits for it.
+    until(lambda: taken() == before + count)
+    client.link.set(loss=0)
+    arrived = received_numbers(near, far)
+    assert arrived == sorted(set(arrived))
+    return arrived
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -123,19 +131,26 @@ def test_tcp_gets_most_of_a_rate_and_never_more(pair: tuple[Host, Host], way: Wa
     assert taken > 0.6 * rate * seconds
 
 
-def test_a_full_queue_drops_what_comes_and_delays_the_rest_no_longer_than_it_is(
+def test_a_full_queue_drops_what_comes(
     pair: tuple[Host, Host], ends: tuple[socket.socket, socket.socket]
 ) -> None:
     link = pair[0].link
-    link.set(rate_bytes=100_000, queue_bytes=20_000, direction="up")
+    link.set(rate_bytes=10_000, queue_bytes=5_000, direction="up")
+    began = time.monotonic()
     for _ in range(100):
         ends[0].sendto(bytes(972), ends[1].getsockname())  # 1,000 with the headers
-    until(lambda: link.counters()["up"].overflowed > 0 and link.counters()["up"].packets >= 20)
+    until(lambda: link.counters()["up"].overflowed >= 50)
     up = link.counters()["up"]
 
-    assert up.packets + up.overflowed <= 100
-    assert up.overflowed >= 50
-    assert up.bytes <= 40_000
+    assert up.packets <= 1 + (time.monotonic() - began) * 10
+    # At most the queue and the packet on the wire are still under way, so all is accounted for.
+    until(lambda: _gone(link) >= 94)
+    assert up.lost == up.blocked == 0
+
+
+def _gone(link: Link) -> int:
+    up = link.counters()["up"]
+    return up.packets + up.overflowed
 
 
 @BOTH_KINDS

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.network import FAR, Host, Network, NetworkError, guardian
-from tests.network.sockets import PORT, connected, udp
+from tests.network.sockets import PORT, connected, round_trip, udp
 from tests.waiting import until, wait_gone
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,15 @@ def test_networks_of_many_processes_and_threads_do_not_meet() -> None:
         assert list(threads.map(alone, range(4))) == ["0", "1", "2", "3"]
 
 
-@pytest.mark.parametrize("name", ["", "Server", "a" * 16, "a b", "localhost", "taken", "1st"])
+def test_words_of_the_tools_that_make_a_host_may_be_its_name(network: Network) -> None:
+    hosts = [network.host(name, emulated=name < "d") for name in ("a", "both", "dev", "up", "lo0")]
+    for host in hosts:
+        with udp(host) as here, udp(hosts[0] if host is hosts[1] else hosts[1]) as there:
+            assert round_trip(here, there) > 0
+            assert host.link.counters()["up"].packets > 0
+
+
+@pytest.mark.parametrize("name", ["", "Server", "a" * 16, "a b", "localhost", "lo", "taken", "1st"])
 def test_a_name_that_cannot_be_a_host_s_is_refused(network: Network, name: str) -> None:
     network.host("taken")
     with pytest.raises(NetworkError, match="no name for a host"):
