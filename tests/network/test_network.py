@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.network import FAR, Host, Network, NetworkError, guardian
+from tests.network import FAR, Host, Network, NetworkError, guardian, unavailable
 from tests.network.sockets import PORT, connected, round_trip, udp
 from tests.waiting import until, wait_gone
 
@@ -167,6 +167,12 @@ def test_a_name_that_cannot_be_a_host_s_is_refused(network: Network, name: str) 
     network.host("taken")
     with pytest.raises(NetworkError, match="no name for a host"):
         network.host(name)
+
+
+def test_what_a_machine_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unavailable() is None
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert unavailable() == "needs ip (Debian package iproute2)"
 
 
 def test_nothing_is_left_of_a_network_whatever_runs_on_it() -> None:
