@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.network import unavailable
 from updraft.testing.instance import Instance, instance
 
 # How long one example takes says nothing on a busy machine; a hang meets the test's own timeout.
@@ -33,6 +34,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    networked = [item for item in items if "network" in item.keywords]
+    if networked and (reason := unavailable()):
+        for item in networked:
+            item.add_marker(pytest.mark.skip(reason=reason))
     if os.geteuid() == 0:
         return
     for item in items:
