@@ -6,7 +6,7 @@ import os
 
 import click
 
-from updraft import errors, settings
+from updraft import errors
 from updraft.cli import launch_options, options
 
 
@@ -37,15 +37,17 @@ def command(job_id: str, no_stdin: bool, detach_keys: bytes) -> int:
     """
     from updraft.cli.attached import Attached  # noqa: PLC0415 - not where there is no terminal
     from updraft.sdk.session import Session  # noqa: PLC0415
+    from updraft.sdk.ways import find_way  # noqa: PLC0415
 
     with options.client() as client:
         job = client.job(job_id)
     if job.state.terminal:
         raise errors.Conflict(f"job {job.id} has ended; see: updraft logs {job.id}")
-    session = Session(None, job=job.id)
+    way = find_way()
+    session = Session(None, way.credentials, job=job.id)
     session.from_now = True
     tty = job.terminal and os.isatty(0)
-    run = Attached(session, settings.folders(), "updraft attach", tty=tty)
+    run = Attached(session, way, "updraft attach", tty=tty)
     if no_stdin or not (job.stdin or job.terminal):
         run.without_input()
     run.detach_on(detach_keys if tty else b"")

@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 
-from updraft import bootstrap_client, errors
+from updraft import errors
 from updraft.c_modules import signal
 from updraft.cli.terminal import Terminal
 from updraft.sdk.session import Session
@@ -20,11 +20,10 @@ from updraft.wire import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from types import FrameType
     from typing import Any
 
-    from updraft.settings import Folders
+    from updraft.sdk.ways import Way
 
 _INPUT_BYTES = 256 * 1024
 _FOREGROUND_LOOK_MS = 100
@@ -45,10 +44,10 @@ class Attached:
     """An attached run, from the first connection to the exit code."""
 
     def __init__(
-        self, session: Session, folders: Folders, program: str, *, tty: bool, quiet: bool = False
+        self, session: Session, way: Way, program: str, *, tty: bool, quiet: bool = False
     ) -> None:
         self._session = session
-        self._folders = folders
+        self._way = way
         self._program = program
         self._quiet = quiet
         self._terminal = Terminal(0) if tty else None
@@ -82,7 +81,7 @@ class Attached:
         """Run to the end and return the exit code."""
         self._take_signals()
         try:
-            peer = bootstrap_client.connect(self._folders, self.say)
+            peer = self._way.connect()
             try:
                 self._session.connect(peer)
             except ConnectionError as error:
@@ -113,18 +112,18 @@ class Attached:
         fd = session.socket.fileno()
         poll.register(fd, select.POLLIN | (select.POLLOUT if session.wants_write else 0))
         poll.register(self._wake_read, select.POLLIN)
-        wait_ms = None
+        wait_ms = 0 if session.has_more else None
         if self._stdin_open and session.input_room:
             if self._may_read():
                 poll.register(0, select.POLLIN)
             else:
-                wait_ms = _FOREGROUND_LOOK_MS
+                wait_ms = _FOREGROUND_LOOK_MS if wait_ms is None else wait_ms
         ready = dict(poll.poll(wait_ms))
-        if wait_ms is not None and self._may_read():
+        if wait_ms and self._may_read():
             self._continue_on_terminal()  # a shell's fg tells a job that runs nothing
         if self._wake_read in ready:
             self._drain_wake()
-        if fd in ready:
+        if fd in ready or session.has_more:
             session.flush()
             for kind, stream, payload in session.receive():
                 self._handle(kind, stream, payload)
@@ -357,7 +356,10 @@ class Attached:
                     f"updraft job show {self._session.job}"
                 )
             try:
-                self._session.connect(self._find_server(waited))
+                if self._session.job is None:  # an ending server did not take it: to a new one
+                    self._session.connect(self._way.connect())
+                else:
+                    self._session.connect(self._way.reconnect(waited))
             except (OSError, errors.Unavailable) as failure:
                 if waited > RECONNECT_SECONDS:
                     raise errors.ServerLost(
@@ -371,22 +373,13 @@ class Attached:
                 time.sleep(pause)
                 return
 
-    def _find_server(self, waited_seconds: float) -> socket.socket:
-        if self._session.job is None:  # an ending server did not take it: to a new one
-            return bootstrap_client.connect(self._folders, self.say)
-        return bootstrap_client.reconnect(self._folders, waited_seconds)
-
     # -- the end
 
     def say(self, message: str) -> None:
         """Write a line for the person."""
-        if self._quiet:
-            return
-        end = "\r\n" if self._terminal is not None and self._terminal.raw else "\n"
-        try:
-            os.write(2, f"{self._program}: {message}{end}".encode(errors="surrogateescape"))
-        except OSError:
-            return
+        if not self._quiet:
+            raw = self._terminal is not None and self._terminal.raw
+            say(self._program, message, "\r\n" if raw else "\n")
 
     def _end_as_the_command_did(self, code: int | None) -> None:
         """On a terminal, end by the signal that ended the command.
@@ -433,6 +426,14 @@ def _die_of(number: int) -> None:
     if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def say(program: str, message: str, end: str = "\n") -> None:
+    """Write a line for the person; nobody need be there to read it."""
+    try:
+        os.write(2, f"{program}: {message}{end}".encode(errors="surrogateescape"))
+    except OSError:
+        return
 
 
 def open_standard_descriptors() -> list[int]:

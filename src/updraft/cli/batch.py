@@ -8,9 +8,10 @@ import sys
 import threading
 import time
 
-from updraft import bootstrap_client, errors
+from updraft import errors
 from updraft.c_modules import signal
 from updraft.sdk.session import Session
+from updraft.sdk.ways import find_way
 from updraft.wire import frames
 
 TYPE_CHECKING = False
@@ -18,18 +19,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from updraft.cli.launch_options import LaunchOptions
-    from updraft.settings import Folders
 
 _RETRY_SECONDS = 30.0
 
 
-def submit(body: dict[str, Any], folders: Folders, program: str, options: LaunchOptions) -> int:
+def submit(body: dict[str, Any], program: str, options: LaunchOptions) -> int:
     """Submit, print the job's id alone on stdout, and follow the job if asked.
 
     Returns 0 or, when following, the exit code of the job.
     """
     talk = _Talk(program, quiet=options.quiet)
-    job = _submit(body, folders, talk)
+    job = _submit(body, talk)
     print(job, flush=True)
     return _follow(job, talk) if options.follow else 0
 
@@ -51,14 +51,15 @@ class _Talk:
         sys.stderr.flush()
 
 
-def _submit(body: dict[str, Any], folders: Folders, talk: _Talk) -> str:
+def _submit(body: dict[str, Any], talk: _Talk) -> str:
     """Return the job's id once it is stored.  The key makes asking twice one job."""
+    way = find_way(talk.say)
     until = time.monotonic() + _RETRY_SECONDS
     pause = 0.01
     while True:
-        session = Session(body)
+        session = Session(body, way.credentials)
         try:
-            session.connect(bootstrap_client.connect(folders, talk.say))
+            session.connect(way.connect())
             return _accepted(session, talk)
         except ConnectionError as error:
             if time.monotonic() > until:
@@ -71,7 +72,9 @@ def _submit(body: dict[str, Any], folders: Folders, talk: _Talk) -> str:
 
 def _accepted(session: Session, talk: _Talk) -> str:
     while session.job is None:
-        select.select([session.socket], [session.socket] if session.wants_write else [], [])
+        fd = session.socket.fileno()
+        if not session.has_more:
+            select.select([fd], [fd] if session.wants_write else [], [])
         session.flush()
         for kind, _, body in session.receive():
             if kind == frames.NOTICE:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from updraft import errors, settings
+from updraft import errors
 from updraft.cli import launch_options, options
 
 
@@ -55,6 +55,7 @@ def command(
     from updraft.cli.attached import Attached  # noqa: PLC0415 - not where there is no terminal
     from updraft.cli.terminal import Terminal  # noqa: PLC0415
     from updraft.sdk.session import Session  # noqa: PLC0415
+    from updraft.sdk.ways import find_way  # noqa: PLC0415
 
     if not job_id:
         raise errors.BadRequest("a job's id is needed; see: updraft job list")
@@ -76,8 +77,9 @@ def command(
             "attributes": terminal.attributes(),
             "stderr": os.isatty(2),
         }
-    session = Session(body, role="exec")
-    run = Attached(session, settings.folders(), "updraft exec", tty=tty and os.isatty(0))
+    way = find_way()
+    session = Session(body, way.credentials, role="exec")
+    run = Attached(session, way, "updraft exec", tty=tty and os.isatty(0))
     if no_stdin:
         run.without_input()
     return run.run()

@@ -66,7 +66,7 @@ class LaunchOptions:
     """What the flags said.  Fields have the flags' defaults."""
 
     def __init__(self) -> None:
-        self.pool = "local"
+        self.pool = ""
         self.directory: str | None = None
         self.environment: list[bytes] = []
         self.name = ""

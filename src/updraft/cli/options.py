@@ -38,8 +38,9 @@ def duration(value: str) -> float:
 def client(*, start: bool = True) -> Client:
     """Return a client; ``start``: a server that is not there is started, which is said."""
     from updraft.sdk.client import Client  # noqa: PLC0415 - after the command line is known good
+    from updraft.sdk.ways import find_way  # noqa: PLC0415
 
-    return Client(start=start, say=speech.say)
+    return Client(find_way(speech.say, start=start), start=start)
 
 
 def _complete_jobs(

@@ -9,12 +9,13 @@ import os
 import sys
 
 import updraft
-from updraft import errors, settings
+from updraft import errors
 from updraft.c_modules import signal
 from updraft.cli import attached, launch_options
 from updraft.cli.terminal import Terminal
 from updraft.sdk.session import Session
 from updraft.sdk.submission import environment_block, pipes, submission
+from updraft.sdk.ways import find_way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def _run(options: launch_options.LaunchOptions, program: str, closed: list[int])
         tty = os.isatty(0) and os.isatty(1)
     body = _submission(options, attached=True)
     body["closed_fds"] = closed
-    body["pipes"] = pipes()
+    way = find_way(None if options.quiet else lambda line: attached.say(program, line))
+    body["pipes"] = pipes(way.machine)
     body["one_output"] = not tty and attached.is_one_output()
     if tty:
         terminal = Terminal(0 if os.isatty(0) else 1)
@@ -80,8 +82,8 @@ def _run(options: launch_options.LaunchOptions, program: str, closed: list[int])
         if options.cpus_milli is None:
             body["cpus_milli"] = 0  # an open shell blocks nobody
     run = attached.Attached(
-        Session(body),
-        settings.folders(),
+        Session(body, way.credentials),
+        way,
         program,
         tty=tty and os.isatty(0),
         quiet=options.quiet,
@@ -99,7 +101,7 @@ def _batch(options: launch_options.LaunchOptions, program: str) -> int:
     body = _submission(options, attached=False)
     if options.retries is None:
         body["retries"] = _BATCH_RETRIES
-    return batch.submit(body, settings.folders(), program, options)
+    return batch.submit(body, program, options)
 
 
 def _submission(options: launch_options.LaunchOptions, *, attached: bool) -> dict[str, Any]:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 
 import updraft
-from updraft import bootstrap_client, errors, settings
+from updraft import errors
 from updraft.sdk.transport import SocketTransport
+from updraft.sdk.ways import find_way
 from updraft.wire import fleet_schemas, frames, schemas
 
 if TYPE_CHECKING:
     import socket
     from datetime import datetime
+
+    from updraft.sdk.ways import Way
 
 RECONNECT_SECONDS = 30.0
 _STOPPED_SECONDS = 1.0
@@ -63,24 +65,22 @@ LogPiece = AttemptBegins | Output | Cut
 
 
 class Client:
-    """One user's way to one server.  Every method raises ``errors.UpdraftError``."""
+    """One user at one server.  Every method raises ``errors.UpdraftError``."""
 
-    def __init__(
-        self,
-        *,
-        folders: settings.Folders | None = None,
-        start: bool = True,
-        say: Callable[[str], None] | None = None,
-    ) -> None:
-        """``start``: a server that is not there is started; ``say`` gets the line that tells so."""
-        self._folders = folders or settings.folders()
+    def __init__(self, way: Way | None = None, *, start: bool = True) -> None:
+        """``way``: to the server, by default the one that this environment's commands are for.
+
+        ``start``: a server of this machine that is not there is started.
+        """
+        self._way = way or find_way(start=start)
         self._start = start
-        self._say = say
         self._broke_at: float | None = None
-        # No timeouts: a server on the same machine answers, or its connection breaks.
+        host = getattr(self._way, "target", None)
+        # No timeouts: a server answers, or its connection breaks.
         self._http = httpx.Client(
             transport=SocketTransport(self._dial),
-            base_url="http://localhost/api/v1",
+            base_url=("http://localhost" if host is None else host.url) + "/api/v1",
+            headers=_proof(self._way.credentials),
             timeout=None,  # noqa: S113 - see above
             trust_env=False,
         )
@@ -232,7 +232,7 @@ class Client:
     def running(self) -> bool:
         """Whether a server is there; none is started to answer this."""
         try:
-            bootstrap_client.reconnect(self._folders, 0).close()
+            self._way.reconnect(0).close()
         except OSError:
             return False
         return True
@@ -255,10 +255,8 @@ class Client:
 
     def _dial(self) -> socket.socket:
         if self._broke_at is not None:
-            return bootstrap_client.reconnect(self._folders, time.monotonic() - self._broke_at)
-        if self._start:
-            return bootstrap_client.connect(self._folders, self._say)
-        return bootstrap_client.reconnect(self._folders, 0)
+            return self._way.reconnect(time.monotonic() - self._broke_at)
+        return self._way.connect()
 
     def _ask(
         self,
@@ -299,7 +297,7 @@ class Client:
                 raise errors.Unavailable("no server is running; any urun starts one") from error
             self._broke_at = now
         waited = now - self._broke_at
-        if waited > _STOPPED_SECONDS and Path(self._folders.stopped).exists():
+        if waited > _STOPPED_SECONDS and self._way.stopped():
             raise errors.ServerLost("the server was stopped") from error
         if waited > RECONNECT_SECONDS:
             raise errors.ServerLost(
@@ -360,6 +358,16 @@ class _LogReading:
             "stdout": self._got.get(frames.STDOUT, 0),
             "stderr": self._got.get(frames.STDERR, 0),
         }
+
+
+def _proof(credentials: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that say who asks."""
+    headers = {}
+    if credentials.get("token"):
+        headers["Authorization"] = f"Bearer {credentials['token']}"
+    if credentials.get("project"):
+        headers["Updraft-Project"] = credentials["project"]
+    return headers
 
 
 def _path(job_id: str, *rest: str) -> str:

@@ -30,9 +30,15 @@ class Session:
     """One job over a connection that may be replaced."""
 
     def __init__(
-        self, submission: dict[str, Any] | None, job: str | None = None, role: str = "client"
+        self,
+        submission: dict[str, Any] | None,
+        credentials: dict[str, str],
+        job: str | None = None,
+        role: str = "client",
     ) -> None:
+        """``credentials``: what each connection proves itself with (``ways.Way``)."""
         self._role = role
+        self._credentials = credentials
         self._submission = submission
         self.job = job
         self.attempt = 0
@@ -45,7 +51,9 @@ class Session:
         self._input_ended = False
         self._input_open = False
         self._end_sent = False
-        self._socket: socket.socket | None = None
+        self._socket: Any = None  # a socket, or tls.FrameSocket
+        self.has_more = False
+        """Whether there may be more to receive that polling the connection does not tell of."""
         self._reader = frames.FrameReader()
         self._out = bytearray()
         self._flushing = False
@@ -57,13 +65,15 @@ class Session:
 
     def connect(self, peer: socket.socket) -> None:
         """Take a fresh connection into use: submit, or take the job up again."""
-        self._socket = peer
+        self._socket = _in_frames(peer)
+        self.has_more = False
         self._reader = frames.FrameReader()
         self._input_open = False
         hello = {
             "role": self._role,
             "wire": frames.WIRE_VERSION,
             "release": updraft.__version__,
+            **self._credentials,
         }
         self._out = bytearray(frames.message(frames.HELLO, hello))
         if self.job is None:
@@ -84,7 +94,7 @@ class Session:
         self.flush()
 
     @property
-    def socket(self) -> socket.socket:
+    def socket(self) -> Any:
         """The connection.  Only while there is one."""
         assert self._socket is not None  # noqa: S101 - see above
         return self._socket
@@ -121,7 +131,9 @@ class Session:
         try:
             chunk = self.socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
+            self.has_more = False
             return
+        self.has_more = len(chunk) == _READ_BYTES
         if not chunk:
             raise ConnectionResetError("the server closed the connection")
         for kind, channel, offset, payload in self._reader.feed(chunk):
@@ -253,3 +265,12 @@ class Session:
             part = data[start : start + frames.CHUNK_BYTES]
             self._out += frames.frame(kind, channel, offset + start, part)
         self.flush()
+
+
+def _in_frames(peer: socket.socket) -> Any:
+    """Return a connection whose sends and receives do not wait."""
+    if not hasattr(peer, "getpeercert"):
+        return peer
+    from updraft.wire.tls import FrameSocket  # noqa: PLC0415 - not for a local server
+
+    return FrameSocket(peer)  # type: ignore[arg-type]

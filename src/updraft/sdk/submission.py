@@ -65,15 +65,17 @@ def environment_block(overrides: list[bytes]) -> bytes:
     return b"\0".join(key + b"=" + value for key, value in environment.items())
 
 
-def pipes() -> list[str]:
+def pipes(machine: str) -> list[str]:
     """Return the identities of the pipes that are our stdin and stdout, empty where it is none.
 
-    By them the server sees which jobs are stages of one pipeline.
+    By them the server sees which jobs are stages of one pipeline; ``machine`` tells those of
+    several machines apart.
     """
     found = []
     for fd in (0, 1):
         info = os.fstat(fd)
-        found.append(f"{info.st_dev}:{info.st_ino}" if stat.S_ISFIFO(info.st_mode) else "")
+        pipe = f"{machine}:{info.st_dev}:{info.st_ino}"
+        found.append(pipe if stat.S_ISFIFO(info.st_mode) else "")
     return found
 
 
@@ -95,7 +97,7 @@ def submission(argv: list[bytes], *, attached: bool) -> dict[str, Any]:
         "tty": None,
         "name": "",
         "labels": {},
-        "pool": "local",
+        "pool": "",
         "cpus_milli": 1000,
         "memory_bytes": 0,
         "gpus": 0,

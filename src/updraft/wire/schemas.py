@@ -143,7 +143,7 @@ class SubmitRequest(Request):
     )
     name: str = ""
     labels: Labels = Field(default_factory=dict)
-    pool: str = "local"
+    pool: str = Field(default="", description="empty: the server's default one")
     cpus: float = Field(default=1, ge=0, le=1e6)
     memory_bytes: int = Field(default=0, ge=0, description="0: no limit")
     gpus: int = Field(default=0, ge=0)

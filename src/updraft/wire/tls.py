@@ -16,6 +16,57 @@ from updraft import errors
 
 _ALGORITHM = "sha256:"
 CONNECT_SECONDS = 10.0
+_RECORD_BYTES = 1 << 16
+
+
+class FrameSocket:
+    """A TLS connection as ``sdk.session`` uses a socket: neither sending nor receiving waits."""
+
+    def __init__(self, peer: ssl.SSLSocket) -> None:
+        self._peer = peer
+        peer.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll; see ``recv`` for what it does not tell."""
+        return self._peer.fileno()
+
+    def send(self, data: bytes | bytearray, _flags: int = 0) -> int:
+        """Send what goes now.  Raises ``BlockingIOError`` when nothing does."""
+        try:
+            return self._peer.send(data)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            raise BlockingIOError from None
+        except ssl.SSLError as error:
+            raise ConnectionResetError(str(error)) from error
+
+    def recv(self, size: int, _flags: int = 0) -> bytes:
+        """Return what is here, at most ``size`` bytes; empty at the end.
+
+        Fewer than ``size`` means that nothing more is held where polling does not see it.  Raises
+        ``BlockingIOError`` when there is nothing yet.
+        """
+        parts: list[bytes] = []
+        left = size
+        while left > 0:
+            try:
+                part = self._peer.recv(min(left, _RECORD_BYTES))
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                if not parts:
+                    raise BlockingIOError from None
+                break
+            except (ssl.SSLError, ConnectionError) as error:
+                if not parts:
+                    raise ConnectionResetError(str(error)) from error
+                break
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._peer.close()
 
 
 def connect(host: str, port: int, *, encrypted: bool, fingerprint: str) -> socket.socket:

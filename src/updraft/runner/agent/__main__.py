@@ -14,7 +14,7 @@ from typing import Any
 import uvloop
 
 from updraft import bootstrap, errors, settings
-from updraft.runner import joined
+from updraft.runner import joined, joining
 from updraft.runner.agent.agent import Agent, ServerStopped
 from updraft.runner.agent.capacity import find_capacity
 from updraft.wire import tls
@@ -115,7 +115,8 @@ def main(arguments: list[str]) -> int:
     if rest:
         remote = _JoinedServer(joined.load(folder))
         os.makedirs(spool, mode=0o700, exist_ok=True)
-        uvloop.run(Agent(find_capacity(), keeper_socket, remote, spool).run())
+        if uvloop.run(Agent(find_capacity(), keeper_socket, remote, spool).run()):
+            joining.start(folder)  # its keeper was killed: nobody else is left who would
         return 0
     local = _LocalServer(settings.folders())
     if uvloop.run(Agent(find_capacity(), keeper_socket, local, spool).run()):

@@ -1,0 +1,113 @@
+"""A client's way to its server: the one of this machine, or one that its user signed in to.
+
+On the launch path: what a server elsewhere needs (TLS) is imported only for one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from updraft import bootstrap_client, errors, settings
+from updraft.sdk.targets import read_target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from updraft.sdk.targets import Target
+
+    class Way(Protocol):
+        """How a server is reached, first and again."""
+
+        credentials: dict[str, str]
+        """What the first frame of a connection proves itself with."""
+        machine: str
+        """This machine among those that the server's clients run on; empty: there is only it."""
+
+        def connect(self) -> socket.socket:
+            """Return a connection, non-blocking in frames; a local server is started.
+
+            Raises ``errors.UpdraftError``.
+            """
+
+        def reconnect(self, waited_seconds: float) -> socket.socket:
+            """Return a connection after a break.  Raises ``OSError`` and ``errors.Unavailable``."""
+
+        def stopped(self) -> bool:
+            """Whether the server was told to stop, so that it will not come back by itself."""
+
+
+def find_way(say: Callable[[str], None] | None = None, *, start: bool = True) -> Way:
+    """Return the way to the server that commands of this environment are for.
+
+    ``start``: one of this machine that is not there is started, which ``say`` tells a person.
+    Raises ``errors.BadConfiguration``.
+    """
+    target = read_target(os.environ)
+    if target is not None:
+        return RemoteWay(target)
+    return LocalWay(settings.folders(), say, start=start)
+
+
+class LocalWay:
+    """To the user's own server on this machine, started where there is none."""
+
+    def __init__(
+        self,
+        folders: settings.Folders,
+        say: Callable[[str], None] | None = None,
+        *,
+        start: bool = True,
+    ) -> None:
+        self.credentials: dict[str, str] = {}
+        self.machine = ""
+        self._folders = folders
+        self._say = say
+        self._start = start
+
+    def connect(self) -> socket.socket:
+        if not self._start:
+            return bootstrap_client.reconnect(self._folders, 0)
+        return bootstrap_client.connect(self._folders, self._say)
+
+    def reconnect(self, waited_seconds: float) -> socket.socket:
+        return bootstrap_client.reconnect(self._folders, waited_seconds)
+
+    def stopped(self) -> bool:
+        return os.path.exists(self._folders.stopped)
+
+
+class RemoteWay:
+    """To a server elsewhere, over TLS."""
+
+    def __init__(self, target: Target) -> None:
+        self.credentials = {"token": target.token, "project": target.project or ""}
+        self.machine = settings.machine_key()
+        self.target = target
+
+    def connect(self) -> socket.socket:
+        try:
+            return self._dial()
+        except OSError as error:
+            raise errors.Unavailable(
+                f"cannot reach {self.target.url} ({error.strerror or error}); is it up, and is "
+                "this the right server? see: updraft profile list"
+            ) from error
+
+    def reconnect(self, waited_seconds: float) -> socket.socket:
+        # A thousand clients of one server that came back do not all ask at once.
+        time.sleep(waited_seconds / 20 * os.urandom(1)[0] / 255)
+        return self._dial()
+
+    def stopped(self) -> bool:
+        return False
+
+    def _dial(self) -> socket.socket:
+        from updraft.wire import tls  # noqa: PLC0415 - not on the way to a local server
+
+        target = self.target
+        pin = target.fingerprint or ""
+        return tls.connect(target.host, target.port, encrypted=True, fingerprint=pin)
