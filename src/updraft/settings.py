@@ -76,7 +76,9 @@ def folders(environ: Mapping[str, str] | None = None) -> Folders:
         config = _absolute(environ, "XDG_CONFIG_HOME") or os.path.join(user, ".config")
         state, config = os.path.join(state, "updraft"), os.path.join(config, "updraft")
     found = Folders(os.path.join(state, machine_key()), config)
-    found.config_file = environ.get("UPDRAFT_CONFIG") or found.config_file
+    config_file = environ.get("UPDRAFT_CONFIG")
+    if config_file:
+        found.config_file = os.path.abspath(config_file)
     return found
 
 
@@ -140,7 +142,7 @@ def background_environment() -> dict[str, str]:
     be first do not end up in a server that outlives it.
     """
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if os.environ.get(name)}
-    for name in ("UPDRAFT_HOME", "HOME"):
+    for name in ("UPDRAFT_HOME", "UPDRAFT_CONFIG", "HOME"):
         if name in kept:
             kept[name] = os.path.abspath(kept[name])
     return {

@@ -22,7 +22,7 @@ from updraft.cli import options
 def command(config: str | None) -> None:
     """Run the server in the foreground; its log goes to stderr.
 
-    Ctrl-C ends it, and its runner when no job lives; jobs that run go on.
+    It stays when it is idle. Ctrl-C ends it, and its runner when no job lives; jobs that run go on.
     """
     if config is not None:
         settings.use_config(str(Path(config).absolute()))

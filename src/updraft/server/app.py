@@ -95,13 +95,15 @@ class Server:
         log.info("serving at %s", self._folders.socket)
         loops = [
             asyncio.create_task(_keep_runner(instance, execution, self._folders), name="runner"),
-            asyncio.create_task(self._watch_idle(instance, doors, listener), name="idle"),
             asyncio.create_task(_restart_on_upgrade(instance), name="upgrade"),
             asyncio.create_task(
                 keep_output_bounded(database, self._folders.logs, configuration), name="retention"
             ),
             asyncio.create_task(http.preload(), name="http"),
         ]
+        if ready_fd is not None:  # one in the foreground stays until its owner ends it
+            watch = self._watch_idle(instance, doors, listener)
+            loops.append(asyncio.create_task(watch, name="idle"))
         await instance.stop_requested.wait()
         if instance.stopping:
             await _serve_last_output(doors)

@@ -89,7 +89,7 @@ EXITED = 42  # {status | lost | refused, usage, stdout, stderr, ended_by}
 KILL = 43  # {why, grace}: end the attempt's whole tree
 FORGET = 44  # {attempts}: their ends are stored; the runner drops its records
 REPORT = 45  # {keeper, attempts}: all that a keeper holds
-DEADLINE = 46  # {seconds}: a new time limit, counted from the start
+DEADLINE = 46  # {limit_ms}: a new time limit, counted from the start
 STOP = 47  # the runner is to leave: {cancel, unless_live}
 
 
