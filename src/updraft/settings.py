@@ -162,11 +162,13 @@ class ServerSettings:
         output_quota_bytes: int = 1 << 30,
         retention_days: float = 30.0,
         retention_bytes: int = 20 << 30,
+        keep_jobs_days: float = 365.0,
     ) -> None:
         self.idle_seconds = idle_seconds
         self.output_quota_bytes = output_quota_bytes
         self.retention_days = retention_days
         self.retention_bytes = retention_bytes
+        self.keep_jobs_days = keep_jobs_days
 
 
 def server_settings(where: Folders) -> ServerSettings:
@@ -179,6 +181,7 @@ def server_settings(where: Folders) -> ServerSettings:
         "output_quota": ("output_quota_bytes", quantities.parse_bytes, 1 << 16, "64K"),
         "retention": ("retention_days", _days, 0.0, ""),
         "retention_size": ("retention_bytes", quantities.parse_bytes, 0, ""),
+        "keep_jobs": ("keep_jobs_days", _days, 1 / 24, "1h"),
     }
     for key, value in _table(where.config_file, "server").items():
         if key not in readers:
