@@ -28,6 +28,7 @@ from tests.lifecycle.looking import (
 )
 from tests.waiting import until, wait_gone
 from updraft.testing.instance import Instance
+from updraft.wire.sockets import connect_unix
 
 WHOLE = str(len(os.sched_getaffinity(0)))
 PATCHED_SERVER = """
@@ -207,7 +208,11 @@ def test_a_client_that_comes_back_to_a_new_server_keeps_its_job(
 
 
 class Killer:
-    """Kills the server, the agent or both, again and again, until it is told to stop."""
+    """Kills the server, the agent or both, again and again, until it is told to stop.
+
+    Mostly a server that serves: on a busy machine one that starts would be killed before it does,
+    time and again, until clients rightly give up.
+    """
 
     def __init__(self, own: Instance, seed: int) -> None:
         self._own = own
@@ -226,8 +231,19 @@ class Killer:
 
     def _run(self) -> None:
         while not self._over.wait(self._dice.uniform(0.05, 0.3)):
+            starting_too = self._dice.random() < 0.25
+            while not starting_too and not self._serves():
+                self._over.wait(0.01)
             for role in self._dice.choice([("server",), ("agent",), ("server", "agent")]):
                 self.kills += self._own.kill(role)
+
+    def _serves(self) -> bool:
+        """Whether the server takes connections, or nobody cares any more."""
+        try:
+            connect_unix(str(self._own.state / "server.sock")).close()
+        except OSError:
+            return self._over.is_set()
+        return True
 
 
 @pytest.mark.chaos
