@@ -28,6 +28,7 @@ from tests.lifecycle.looking import (
 )
 from tests.waiting import until, wait_gone
 from updraft.testing.instance import Instance
+from updraft.wire import frames
 from updraft.wire.sockets import connect_unix
 
 WHOLE = str(len(os.sched_getaffinity(0)))
@@ -154,6 +155,36 @@ def test_a_job_is_kept_alive_only_as_long_as_was_asked(running: Instance, tmp_pa
         assert time.monotonic() - died > 0.5
 
 
+def flood(folder: Path) -> str:
+    """A script that writes more than a client is sent ahead, hears no hangup, and then says so."""
+    return f"trap '' HUP; head -c 20000000 /dev/zero; touch {folder}/written"
+
+
+def wait_held(own: Instance) -> None:
+    """Wait until the writer is held back: its output is stored up to what the client may have."""
+
+    def stored() -> int:
+        return sum(path.stat().st_size for path in own.home.glob("state/*/logs/*/0.1/stdout*"))
+
+    until(lambda: stored() >= frames.OUTPUT_WINDOW_BYTES, "the writer to be held back")
+
+
+def test_a_client_that_dies_while_the_agent_is_away_holds_no_writer_back(
+    running: Instance, tmp_path: Path
+) -> None:
+    with client(running, "sh", "-c", flood(tmp_path)) as process:
+        wait_held(running)
+        keeper, agent = only(running, "keeper"), only(running, "agent")
+        os.kill(keeper, signal.SIGSTOP)  # so that it starts no other agent yet
+        kill(agent)
+        wait_gone(agent)
+        process.kill()
+        process.wait()
+        os.kill(keeper, signal.SIGCONT)
+        until((tmp_path / "written").exists, "the writer to go on")
+        assert wait_state(running, "SUCCESS")["exit_code"] == 0
+
+
 # -- a server that is restarted
 
 
@@ -191,6 +222,18 @@ def test_a_client_that_does_not_come_back_to_a_new_server_hangs_up_after_its_win
             until((tmp_path / "hangup").exists, "the hangup")
             assert time.monotonic() - began > 0.3
         process.kill()
+
+
+def test_a_client_that_does_not_come_back_holds_no_writer_back_after_its_window(
+    running: Instance, tmp_path: Path
+) -> None:
+    with client(running, "sh", "-c", flood(tmp_path)) as process:
+        wait_held(running)
+        process.send_signal(signal.SIGSTOP)
+        with restarted_with_a_short_window(running):
+            until((tmp_path / "written").exists, "the writer to go on")
+        process.kill()
+    assert wait_state(running, "SUCCESS")["exit_code"] == 0
 
 
 def test_a_client_that_comes_back_to_a_new_server_keeps_its_job(
