@@ -185,6 +185,23 @@ def test_a_client_that_dies_while_the_agent_is_away_holds_no_writer_back(
         assert wait_state(running, "SUCCESS")["exit_code"] == 0
 
 
+@pytest.mark.xfail(
+    reason="the keeper holds the rest of the output back until the reader has room", strict=True
+)
+def test_a_cancelled_job_ends_although_its_reader_reads_nothing(running: Instance) -> None:
+    with client(running, "-q", "seq", "100000000") as process:
+        wait_held(running)
+        job = last_job(running)["id"]
+        assert running.run("updraft", "job", "cancel", job).returncode == 0
+        wait_state(running, "CANCELLED", seconds=5)
+        assert process.stdout is not None
+        shown = process.stdout.read()
+        assert process.wait(20) == 143
+    lines = b"".join(b"%d\n" % number for number in range(1, 3_000_000))
+    assert shown == lines[: len(shown)]
+    assert len(shown) > frames.OUTPUT_WINDOW_BYTES
+
+
 # -- a server that is restarted
 
 
