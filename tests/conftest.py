@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -25,8 +26,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Under nohup, or behind a script's `&`, these come ignored, and so they would to whatever the
+    # tests start. A handler, unlike that, ends with an exec.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, _ignore)
     if config.option.seed is None:
         config.option.seed = random.SystemRandom().randrange(2**32)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """Go on, as whoever started the tests wished."""
 
 
 def pytest_report_header(config: pytest.Config) -> str:

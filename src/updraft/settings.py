@@ -71,7 +71,9 @@ def folders(environ: Mapping[str, str] | None = None) -> Folders:
         state = _absolute(environ, "XDG_STATE_HOME") or os.path.join(user, ".local", "state")
         state = os.path.join(state, "updraft")
     found = Folders(os.path.join(state, machine_key()), config_folder(environ))
-    found.config_file = environ.get("UPDRAFT_CONFIG") or found.config_file
+    config_file = environ.get("UPDRAFT_CONFIG")
+    if config_file:
+        found.config_file = os.path.abspath(config_file)
     return found
 
 
@@ -154,7 +156,7 @@ def background_environment() -> dict[str, str]:
     be first do not end up in a server that outlives it.
     """
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if os.environ.get(name)}
-    for name in ("UPDRAFT_HOME", "HOME"):
+    for name in ("UPDRAFT_HOME", "UPDRAFT_CONFIG", "HOME"):
         if name in kept:
             kept[name] = os.path.abspath(kept[name])
     return {

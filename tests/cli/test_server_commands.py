@@ -4,13 +4,14 @@ import json
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import updraft as package
-from tests.cli.calling import Gate, ask, call, finish, start, submit, updraft, wait_state
+from tests.cli.calling import Gate, ask, call, ended, finish, start, submit, updraft, wait_state
 from tests.waiting import until
 from updraft.testing.instance import Instance, instance
 
@@ -184,13 +185,27 @@ def test_serve_runs_in_the_foreground_until_ctrl_c(own: Instance) -> None:
 
 def test_serve_reads_the_configuration_it_is_given(own: Instance, tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
-    config.write_text('[server]\nidle_stop = "300ms"\n')
+    config.write_text('[server]\noutput_quota = "64K"\n')
     serving = start(own, "updraft", "serve", "--config", str(config))
-    said = finish(serving)
+    until(lambda: ask(own, "status")["running"], "the server")
+    job = ended(own, "head", "-c", "400000", "/dev/zero")
 
-    assert said.code == 0
-    assert "idle for" in said.err
-    until(lambda: not own.processes(), "all processes to be gone")
+    assert len(updraft(own, "logs", job).out) < 200_000
+    serving.send_signal(signal.SIGINT)
+    assert finish(serving).code == 0
+
+
+def test_serve_stays_however_long_it_is_idle(own: Instance, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text('[server]\nidle_stop = "100ms"\n')
+    serving = start(own, "updraft", "serve", "--config", str(config))
+    until(lambda: ask(own, "status")["running"], "the server")
+    with pytest.raises(subprocess.TimeoutExpired):
+        serving.wait(1.0)
+
+    assert call(own, "urun", "echo", "hi").err == ""
+    serving.send_signal(signal.SIGINT)
+    assert finish(serving).code == 0
 
 
 @pytest.mark.parametrize(

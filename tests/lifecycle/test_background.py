@@ -221,3 +221,14 @@ def sleeping(pid: int) -> bool:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     names = [Path(f"/proc/{each}/comm").read_text().strip() for each in (pid, *children)]
     return names[-1] == "sleep"
+
+
+def test_a_configuration_named_from_where_the_starter_was_is_still_found(
+    own: Instance, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text("[server]\n")
+    own.environment["UPDRAFT_CONFIG"] = "mine.toml"
+    subprocess.run(own.command("urun", "-q", "true"), env=own.environment, cwd=tmp_path, check=True)
+
+    server = environment_of(only(own, "server"))
+    assert server["UPDRAFT_CONFIG"] == str(tmp_path / "mine.toml")

@@ -28,6 +28,8 @@ from tests.lifecycle.looking import (
 )
 from tests.waiting import until, wait_gone
 from updraft.testing.instance import Instance
+from updraft.wire import frames
+from updraft.wire.sockets import connect_unix
 
 WHOLE = str(len(os.sched_getaffinity(0)))
 PATCHED_SERVER = """
@@ -153,6 +155,53 @@ def test_a_job_is_kept_alive_only_as_long_as_was_asked(running: Instance, tmp_pa
         assert time.monotonic() - died > 0.5
 
 
+def flood(folder: Path) -> str:
+    """A script that writes more than a client is sent ahead, hears no hangup, and then says so."""
+    return f"trap '' HUP; head -c 20000000 /dev/zero; touch {folder}/written"
+
+
+def wait_held(own: Instance) -> None:
+    """Wait until the writer is held back: its output is stored up to what the client may have."""
+
+    def stored() -> int:
+        return sum(path.stat().st_size for path in own.home.glob("state/*/logs/*/0.1/stdout*"))
+
+    until(lambda: stored() >= frames.OUTPUT_WINDOW_BYTES, "the writer to be held back")
+
+
+def test_a_client_that_dies_while_the_agent_is_away_holds_no_writer_back(
+    running: Instance, tmp_path: Path
+) -> None:
+    with client(running, "sh", "-c", flood(tmp_path)) as process:
+        wait_held(running)
+        keeper, agent = only(running, "keeper"), only(running, "agent")
+        os.kill(keeper, signal.SIGSTOP)  # so that it starts no other agent yet
+        kill(agent)
+        wait_gone(agent)
+        process.kill()
+        process.wait()
+        os.kill(keeper, signal.SIGCONT)
+        until((tmp_path / "written").exists, "the writer to go on")
+        assert wait_state(running, "SUCCESS")["exit_code"] == 0
+
+
+@pytest.mark.xfail(
+    reason="the keeper holds the rest of the output back until the reader has room", strict=True
+)
+def test_a_cancelled_job_ends_although_its_reader_reads_nothing(running: Instance) -> None:
+    with client(running, "-q", "seq", "100000000") as process:
+        wait_held(running)
+        job = last_job(running)["id"]
+        assert running.run("updraft", "job", "cancel", job).returncode == 0
+        wait_state(running, "CANCELLED", seconds=5)
+        assert process.stdout is not None
+        shown = process.stdout.read()
+        assert process.wait(20) == 143
+    lines = b"".join(b"%d\n" % number for number in range(1, 3_000_000))
+    assert shown == lines[: len(shown)]
+    assert len(shown) > frames.OUTPUT_WINDOW_BYTES
+
+
 # -- a server that is restarted
 
 
@@ -192,6 +241,18 @@ def test_a_client_that_does_not_come_back_to_a_new_server_hangs_up_after_its_win
         process.kill()
 
 
+def test_a_client_that_does_not_come_back_holds_no_writer_back_after_its_window(
+    running: Instance, tmp_path: Path
+) -> None:
+    with client(running, "sh", "-c", flood(tmp_path)) as process:
+        wait_held(running)
+        process.send_signal(signal.SIGSTOP)
+        with restarted_with_a_short_window(running):
+            until((tmp_path / "written").exists, "the writer to go on")
+        process.kill()
+    assert wait_state(running, "SUCCESS")["exit_code"] == 0
+
+
 def test_a_client_that_comes_back_to_a_new_server_keeps_its_job(
     running: Instance, tmp_path: Path
 ) -> None:
@@ -207,7 +268,11 @@ def test_a_client_that_comes_back_to_a_new_server_keeps_its_job(
 
 
 class Killer:
-    """Kills the server, the agent or both, again and again, until it is told to stop."""
+    """Kills the server, the agent or both, again and again, until it is told to stop.
+
+    Mostly a server that serves: on a busy machine one that starts would be killed before it does,
+    time and again, until clients rightly give up.
+    """
 
     def __init__(self, own: Instance, seed: int) -> None:
         self._own = own
@@ -226,8 +291,19 @@ class Killer:
 
     def _run(self) -> None:
         while not self._over.wait(self._dice.uniform(0.05, 0.3)):
+            starting_too = self._dice.random() < 0.25
+            while not starting_too and not self._serves():
+                self._over.wait(0.01)
             for role in self._dice.choice([("server",), ("agent",), ("server", "agent")]):
                 self.kills += self._own.kill(role)
+
+    def _serves(self) -> bool:
+        """Whether the server takes connections, or nobody cares any more."""
+        try:
+            connect_unix(str(self._own.state / "server.sock")).close()
+        except OSError:
+            return self._over.is_set()
+        return True
 
 
 @pytest.mark.chaos

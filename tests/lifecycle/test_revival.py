@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_all_but_one_come_back_by_themselves(survivor: str, running: Instance) -
     all_back(running, killed)
     result = running.run("urun", "echo", "hi")
     assert (result.returncode, result.stdout, result.stderr) == (0, b"hi\n", b"")
+
+
+def test_a_limit_that_is_extended_while_the_agent_is_away_holds(running: Instance) -> None:
+    job = running.run("ubatch", "--time", "5s", "sleep", "6").stdout.decode().strip()
+    wait_state(running, "RUNNING")
+    keeper, agent = only(running, "keeper"), only(running, "agent")
+    os.kill(keeper, signal.SIGSTOP)  # so that it starts no other agent
+    kill(agent)
+    wait_gone(agent)
+    extended = running.run("updraft", "job", "extend", job, "1h")
+    os.kill(keeper, signal.SIGCONT)
+    assert extended.returncode == 0, extended.stderr
+    assert running.run("updraft", "job", "wait", job).returncode == 0
 
 
 @pytest.mark.parametrize("role", ["server", "agent"])

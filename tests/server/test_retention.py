@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from updraft.configuration.schema import Server
 from updraft.model.states import State
-from updraft.server.loops.retention import drop_old_output
+from updraft.server.loops.retention import drop_old_jobs, drop_old_output, sweep_output
 from updraft.store import schema, tables
 from updraft.store.database import Database, Work
 
@@ -44,7 +44,7 @@ def _job(serial: int, job_id: str, state: State, age: int | None) -> Work[None]:
         "detached": False, "name": "", "labels": "{}", "pool": "local", "command": b"de",
         "cpus_milli": 1000, "memory_bytes": 0, "gpus": 0, "retries": 0, "priority": 0,
         "keep_alive_ms": 0, "grace_ms": 0, "state": state, "wanted": "run", "message": "",
-        "created_ns": NOW_NS - 100 * DAY_NS, "kept": True,
+        "created_ns": NOW_NS - 500 * DAY_NS, "kept": True,
         "ended_ns": None if age is None else NOW_NS - age * DAY_NS,
     }  # fmt: skip
     attempt = {
@@ -56,6 +56,8 @@ def _job(serial: int, job_id: str, state: State, age: int | None) -> Work[None]:
     def insert(connection: Connection) -> None:
         connection.execute(tables.jobs.insert(), job)
         connection.execute(tables.attempts.insert(), attempt)
+        said = {"job_serial": serial, "at_ns": 0, "kind": state, "message": ""}
+        connection.execute(tables.events.insert(), said)
 
     return insert
 
@@ -89,5 +91,85 @@ def test_old_and_too_much_output_goes_oldest_first(
             lambda c: set(c.execute(select(tables.jobs.c.id).where(tables.jobs.c.kept)).scalars())
         )
         assert kept == left
+
+    asyncio.run(with_jobs(tmp_path, jobs, check))
+
+
+async def left_of(database: Database) -> dict[str, set[int]]:
+    """Return which jobs' rows there are in each table, by their serials."""
+
+    def read(connection: Connection) -> dict[str, set[int]]:
+        columns = {
+            "jobs": tables.jobs.c.serial,
+            "attempts": tables.attempts.c.job_serial,
+            "events": tables.events.c.job_serial,
+        }
+        return {
+            name: set(connection.execute(select(column)).scalars())
+            for name, column in columns.items()
+        }
+
+    return await database.read(read)
+
+
+@pytest.mark.parametrize(
+    ("days", "left"),
+    [
+        (30.0, {1, 2, 3, 4, 5}),
+        (9.0, {1, 3, 4, 5}),
+        (1.5, {1, 4, 5}),
+        (0.5, {1, 5}),  # the newest stays: its serials must not be given out again
+    ],
+)
+def test_old_jobs_go_with_attempts_events_and_output_and_a_live_one_never(
+    tmp_path: Path, days: float, left: set[int]
+) -> None:
+    jobs = [
+        ("runs", State.RUNNING, None),
+        ("aged", State.SUCCESS, 10),
+        ("fresh", State.FAILURE, 2),
+        ("newer", State.EXPIRED, 1),
+        ("newest", State.CANCELLED, 1),
+    ]
+    bounds = Server(keep_jobs=days * 86400)
+
+    async def check(database: Database) -> None:
+        dropped = await drop_old_jobs(database, str(tmp_path / "logs"), bounds, NOW_NS)
+        assert dropped == len(jobs) - len(left)
+        assert await left_of(database) == {"jobs": left, "attempts": left, "events": left}
+        names = {path.name for path in (tmp_path / "logs").iterdir()}
+        assert names == {jobs[serial - 1][0] for serial in left}
+
+    asyncio.run(with_jobs(tmp_path, jobs, check))
+
+
+def test_many_old_jobs_go_a_bounded_number_at_a_time(tmp_path: Path) -> None:
+    jobs: list[tuple[str, State, int | None]] = [
+        (f"job{number}", State.SUCCESS, 400) for number in range(450)
+    ]
+    # A live one among the old does not end the walk.
+    jobs[10] = ("runs", State.RUNNING, None)
+
+    async def check(database: Database) -> None:
+        before = database.commits
+        bounds = Server()
+        assert await drop_old_jobs(database, str(tmp_path / "logs"), bounds, NOW_NS) == 448
+        assert database.commits - before == 3
+        assert (await left_of(database))["jobs"] == {11, 450}
+
+    asyncio.run(with_jobs(tmp_path, jobs, check))
+
+
+def test_output_that_a_crash_left_without_its_job_is_swept(tmp_path: Path) -> None:
+    jobs = [("runs", State.RUNNING, None), ("kept", State.SUCCESS, 1), ("gone", State.SUCCESS, 40)]
+
+    async def check(database: Database) -> None:
+        logs = tmp_path / "logs"
+        await drop_old_output(database, str(logs), Server(), NOW_NS)
+        # As if the server had died after its note: of output, and of a job.
+        for name in ("gone", "nobody"):
+            (logs / name / "0.1").mkdir(parents=True)
+        assert await sweep_output(database, str(logs)) == 2
+        assert {path.name for path in logs.iterdir()} == {"runs", "kept"}
 
     asyncio.run(with_jobs(tmp_path, jobs, check))

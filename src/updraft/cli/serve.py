@@ -30,8 +30,8 @@ def command(
 ) -> None:
     """Run the server in the foreground; its log goes to stderr.
 
-    Ctrl-C ends it, and its runner when no job lives; jobs that run go on.  Flags go before what
-    updraft.toml says of the same.
+    It stays when it is idle.  Ctrl-C ends it, and its runner when no job lives; jobs go on.
+    Flags go before what updraft.toml says of the same.
     """
     if certificate is not None and self_signed:
         raise click.UsageError("give either --certificate or --self-signed")

@@ -131,6 +131,13 @@ class Server:
         "20G",
         "stored output of ended jobs goes, oldest first, when there is more than this",
     )
+    keep_jobs: Seconds = setting(
+        DURATION,
+        "365d",
+        "an ended job goes from the lists after this long, with all that is stored of it",
+        least="1h",
+        words=_NEVER,
+    )
     log_format: str = setting(choice("text", "json"), "text", "how the server writes its log")
     log_level: str = setting(
         choice("debug", "info", "warning", "error"), "info", "what the server writes to its log"

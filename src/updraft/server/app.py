@@ -106,9 +106,13 @@ class Server:
         log.info("serving at %s", self._folders.socket)
         loops = [
             asyncio.create_task(work, name=name)
-            for name, work in self._loops(parts, doors, listeners, configuration).items()
+            for name, work in self._loops(parts, configuration).items()
         ]
         loops.append(asyncio.create_task(http.preload(), name="http"))
+        if ready_fd is not None and math.isfinite(configuration.server.idle_stop):
+            # One in the foreground stays until its owner ends it.
+            watch = self._watch_idle(instance, doors, listeners[-1])
+            loops.append(asyncio.create_task(watch, name="idle"))
         await instance.stop_requested.wait()
         if instance.stopping:
             await _serve_last_output(doors)
@@ -167,8 +171,6 @@ class Server:
     def _loops(
         self,
         parts: Parts,
-        doors: Doors,
-        listeners: list[asyncio.AbstractServer],
         configuration: Configuration,
     ) -> dict[str, Coroutine[Any, Any, None]]:
         """Return what goes on beside the requests, by name."""
@@ -181,8 +183,6 @@ class Server:
         }
         if configured.local_pool:
             loops["runner"] = _keep_runner(parts.instance, parts.execution, self._folders)
-        if math.isfinite(configured.idle_stop):
-            loops["idle"] = self._watch_idle(parts.instance, doors, listeners[-1])
         return loops
 
     def _prepare(self) -> Configuration:

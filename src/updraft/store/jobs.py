@@ -18,6 +18,7 @@ from sqlalchemy import (
     RowMapping,
     bindparam,
     case,
+    delete,
     exists,
     func,
     select,
@@ -298,3 +299,35 @@ def stored_bytes(connection: Connection) -> int:
 def drop_output(connection: Connection, serials: Collection[int]) -> None:
     """Note that the output of these jobs is no longer stored."""
     connection.execute(update(jobs).where(jobs.c.serial.in_(serials)).values(kept=False))
+
+
+def kept_among(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Return those of these job ids whose output is stored, or to come."""
+    return set(
+        connection.execute(select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.kept)).scalars()
+    )
+
+
+def oldest_jobs(
+    connection: Connection, after: int, limit: int
+) -> Sequence[Row[tuple[int, str, int, int | None]]]:
+    """Return (serial, id, created_ns, ended_ns) of all owners' jobs behind serial ``after``.
+
+    Without those that hold the highest serials: these are never given out twice.
+    """
+    newest_attempt = select(attempts.c.job_serial).order_by(attempts.c.serial.desc()).limit(1)
+    statement = (
+        select(jobs.c.serial, jobs.c.id, jobs.c.created_ns, jobs.c.ended_ns)
+        .where(jobs.c.serial > after)
+        .where(jobs.c.serial != select(func.max(jobs.c.serial)).scalar_subquery())
+        .where(jobs.c.serial != func.coalesce(newest_attempt.scalar_subquery(), 0))
+        .order_by(jobs.c.serial)
+        .limit(limit)
+    )
+    return connection.execute(statement).all()
+
+
+def delete_jobs(connection: Connection, serials: Collection[int]) -> None:
+    """Delete ended jobs with their attempts and events; those that live stay."""
+    ended = jobs.c.state.in_(tuple(TERMINAL))
+    connection.execute(delete(jobs).where(jobs.c.serial.in_(serials), ended))

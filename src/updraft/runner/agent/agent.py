@@ -119,6 +119,15 @@ class Agent:
         _, self._keeper = await loop.create_connection(
             lambda: FrameConnection(_KeeperSide(self)), sock=peer
         )
+        try:
+            return await self._run()
+        finally:
+            self._keeper.close()
+            if self._keeper_process is not None:
+                os.close(self._keeper_process)
+
+    async def _run(self) -> bool:
+        assert self._keeper is not None  # noqa: S101 - just made
         self._keeper.send_message(frames.HELLO, {"pid": os.getpid()})
         await self._reported.wait()
         serving = asyncio.create_task(self._serve(), name="server connection")
@@ -436,6 +445,7 @@ class _ServerSide:
         try:
             side.control = await server.open(lambda: FrameConnection(side))
             welcome = await side._greet(side.control, {"role": "agent", **hello})
+            side.ships = welcome["ships"]
             side.data = await server.open(lambda: FrameConnection(side))
             session = {"session": welcome["session"]}
             await side._greet(side.data, {"role": "agent-data", **hello, **session})
@@ -443,7 +453,6 @@ class _ServerSide:
             side.closed()
             raise
         side.ready = True
-        side.ships = welcome["ships"]
         side._lease_seconds = welcome["lease_ms"] / 1000
         side._heard = asyncio.get_running_loop().time()
         if side._lease_seconds:
@@ -474,6 +483,8 @@ class _ServerSide:
                 self._welcomed.set_result(body_of(payload))
         elif kind == frames.ERROR:
             log.error("the server refuses this agent: %s", body_of(payload)["message"])
+        elif kind == frames.PING:
+            self.control.send_stream(frames.PONG, 0, offset)
         elif kind == frames.PONG:
             self._agent.lease_renewed(offset / 1000 + self._lease_seconds)
         else:

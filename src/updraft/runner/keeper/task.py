@@ -234,7 +234,7 @@ class Task:
         """Limit the run to so long from its start, which may be to come; None lifts the limit."""
         self._limit_ms = None if limit_ms is None else int(limit_ms)
         self.deadline = None
-        if limit_ms is not None and self.started_at is not None:
+        if limit_ms is not None and self.started_at is not None and self.why is None:
             ran = (time.time_ns() - self.started_at) / 1e9
             self.deadline = time.monotonic() + limit_ms / 1000 - ran
 

@@ -1,11 +1,18 @@
-"""Drops stored output that is too old or too much, oldest first; never a live job's."""
+"""Drops what is kept of ended jobs when it is too old or too much; never a live job's.
+
+Output goes first, by age and by size.  The jobs themselves, with their attempts and events, go by
+age, a bounded number at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -23,12 +30,54 @@ _FOR_EVER_SECONDS = 200 * 365 * 86400.0
 
 async def keep_output_bounded(database: Database, logs_folder: str, configuration: Server) -> None:
     """Run a pass now and then, for ever."""
+    swept = False
     while True:
         try:
+            if not swept:
+                await sweep_output(database, logs_folder)
+                swept = True
+            await drop_old_jobs(database, logs_folder, configuration, time.time_ns())
             await drop_old_output(database, logs_folder, configuration, time.time_ns())
         except Exception:
             log.exception("a retention pass failed")
         await asyncio.sleep(_PASS_SECONDS)
+
+
+async def sweep_output(database: Database, logs_folder: str) -> int:
+    """Remove what a crash between a note and its removal left; return how many jobs' it was."""
+    # A job is stored before its folder is made, so what has no job has none to come.
+    names = await asyncio.to_thread(os.listdir, logs_folder)
+    swept = 0
+    for start in range(0, len(names), _BATCH):
+        some = names[start : start + _BATCH]
+        kept = await database.read(partial(queries.kept_among, ids=some))
+        left = [name for name in some if name not in kept]
+        await _remove(logs_folder, left)
+        swept += len(left)
+    return swept
+
+
+async def drop_old_jobs(
+    database: Database, logs_folder: str, configuration: Server, now_ns: int
+) -> int:
+    """Drop jobs that ended too long before ``now_ns``, all that is kept of them; return how many.
+
+    Walks from the oldest job to the first that was submitted too late to go, so that its cost is
+    that of what goes and of what still lives.
+    """
+    before_ns = now_ns - int(min(configuration.keep_jobs, _FOR_EVER_SECONDS) * 1e9)
+    dropped = after = 0
+    while True:
+        oldest = await database.read(partial(queries.oldest_jobs, after=after, limit=_BATCH))
+        old = [row for row in oldest if row.ended_ns is not None and row.ended_ns < before_ns]
+        serials = [row.serial for row in old]
+        if serials:
+            await database.write(partial(queries.delete_jobs, serials=serials))
+            await _remove(logs_folder, [row.id for row in old])
+            dropped += len(old)
+        if not oldest or oldest[-1].created_ns >= before_ns:
+            return dropped
+        after = oldest[-1].serial
 
 
 async def drop_old_output(
@@ -63,6 +112,10 @@ async def _drop(database: Database, logs_folder: str, jobs: list[tuple[int, str]
 
     # Noted first: a crash in between leaves files without a reader, not a reader without files.
     await database.write(note)
-    for _, job_id in jobs:
-        await asyncio.to_thread(shutil.rmtree, Path(logs_folder) / job_id, ignore_errors=True)
+    await _remove(logs_folder, [job_id for _, job_id in jobs])
     return len(jobs)
+
+
+async def _remove(logs_folder: str, job_ids: Sequence[str]) -> None:
+    for job_id in job_ids:
+        await asyncio.to_thread(shutil.rmtree, Path(logs_folder) / job_id, ignore_errors=True)

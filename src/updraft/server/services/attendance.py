@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from updraft.server.services.live import Client, LiveJob
 from updraft.server.services.live_jobs import LiveJobs
+from updraft.wire import frames
 
 SERVER_RESTART_WINDOW_SECONDS = 30.0
 """How long an attached job waits for its client after the server was restarted."""
@@ -25,7 +26,7 @@ class Attendance:
         if job.client is not None and job.client is not client:
             job.client.replaced()
         job.client = client
-        job.hung_up = False
+        job.hung_up = job.output_waits = False
         if job.client_gone is not None:
             job.client_gone.cancel()
             job.client_gone = None
@@ -48,6 +49,23 @@ class Attendance:
         """The server was restarted: the clients of attached jobs are about to come back."""
         if job.attached and not job.detached:
             self._expect(job, SERVER_RESTART_WINDOW_SECONDS)
+            job.output_waits = True
+            asyncio.get_running_loop().call_later(
+                SERVER_RESTART_WINDOW_SECONDS, self._let_output_go, job
+            )
+
+    def runner_is_back(self, job: LiveJob) -> None:
+        """The runner may still hold the output back for a client that left while it was away."""
+        if job.client is None and not job.output_waits:
+            runner = self._live.runner_of(job)
+            if runner is not None and runner.data is not None and job.attempt is not None:
+                # Where a later client's ATTACH goes too, lest that is overtaken.
+                runner.data.send_message(frames.DETACH, {}, job.attempt.serial << 2)
+
+    def _let_output_go(self, job: LiveJob) -> None:
+        if job.output_waits:
+            job.output_waits = False
+            self.runner_is_back(job)
 
     def _expect(self, job: LiveJob, seconds: float) -> None:
         if job.client_gone is not None:

@@ -362,6 +362,9 @@ class Execution:
                 self.attempt_started(serial, report)
             if end is None:
                 self.live.send_signals(runner, job.attempt)
+                self.attendance.runner_is_back(job)
+                # It may have been changed while the runner, or this server, was away.
+                self.live.forward(job, frames.DEADLINE, {"limit_ms": job.time_limit_ms})
                 if job.hung_up:  # an agent that was killed may have had the word with it
                     self.attendance.hang_up(job)
                 if job.wanted is Wanted.CANCEL:

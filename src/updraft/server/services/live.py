@@ -99,6 +99,8 @@ class LiveJob:
     client_gone: asyncio.TimerHandle | None = None
     hung_up: bool = False
     """Whether its command was told that nobody is there any more."""
+    output_waits: bool = False
+    """Whether what it writes waits for a client that is about to come back to a new server."""
     ending: bool = False
 
     @property

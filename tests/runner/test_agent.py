@@ -1,0 +1,220 @@
+"""The agent between a real keeper and a server that the test plays."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+from tests.runner.keeper_process import KeeperProcess
+from tests.waiting import SECONDS
+from updraft.runner.agent.agent import Agent
+from updraft.testing.instance import wait_for
+from updraft.wire import frames
+from updraft.wire.transport import FrameConnection, body_of
+
+ATTEMPT = 1
+
+
+class Heard:
+    """One of the agent's two connections, as the server has it, and all that came over it."""
+
+    def __init__(self) -> None:
+        self.connection = FrameConnection(self)
+        self.frames: list[tuple[int, int, int, bytes]] = []
+        self.hung_up = False
+        self._news = asyncio.Event()
+
+    def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        self.frames.append((kind, channel, offset, bytes(payload)))
+        self._news.set()
+
+    def closed(self) -> None:
+        self.hung_up = True
+        self._news.set()
+
+    def writable(self, ready: bool) -> None:
+        """What a test sends is little."""
+
+    def of(self, kind: int) -> list[tuple[int, int, bytes]]:
+        """The frames of a kind: (channel, offset, payload)."""
+        return [frame[1:] for frame in self.frames if frame[0] == kind]
+
+    async def until(self, seen: Callable[[], Any]) -> None:
+        """Wait until there is something to see."""
+        async with asyncio.timeout(SECONDS):
+            while not seen():
+                self._news.clear()
+                await self._news.wait()
+
+
+class Played:
+    """The server, as the agent dials it."""
+
+    def __init__(self) -> None:
+        self.credentials: dict[str, str] = {"token": "secret"}
+        self.dialled: asyncio.Queue[Heard] = asyncio.Queue()
+
+    async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
+        theirs, ours = socket.socketpair()
+        theirs.setblocking(False)
+        ours.setblocking(False)
+        heard = Heard()
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: heard.connection, sock=ours)
+        self.dialled.put_nowait(heard)
+        _, connection = await loop.create_connection(make, sock=theirs)
+        return connection
+
+
+@contextlib.asynccontextmanager
+async def agent_of(
+    keeper: KeeperProcess, *, ships: bool = False, lease_ms: int = 0
+) -> AsyncIterator[tuple[Heard, Heard]]:
+    """Run an agent; return the server's ends of its control and its data connection."""
+    played = Played()
+    spool = str(keeper.socket.parent / "spool")
+    running = asyncio.create_task(Agent({}, str(keeper.socket), played, spool).run())
+    try:
+        ends = []
+        for welcome in ({"session": "s", "ships": ships, "lease_ms": lease_ms}, {}):
+            end = await played.dialled.get()
+            await end.until(partial(end.of, frames.HELLO))
+            end.connection.send_message(frames.WELCOME, welcome)
+            ends.append(end)
+        await ends[0].until(lambda: ends[0].of(frames.REPORT))
+        yield ends[0], ends[1]
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        for end in ends:
+            end.connection.close()
+
+
+def output_of(data: Heard) -> bytes:
+    channel = frames.stream_channel(ATTEMPT, frames.STDOUT)
+    return b"".join(payload for at, _, payload in data.of(frames.DATA) if at == channel)
+
+
+def test_what_is_attached_gets_the_output(keeper: KeeperProcess) -> None:
+    async def check() -> None:
+        async with agent_of(keeper) as (control, data):
+            spec = keeper.shell("echo hi", attached=False)
+            control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+            await control.until(lambda: control.of(frames.EXITED))
+            positions = {"stdout": 0, "stderr": 0}
+            data.connection.send_message(frames.ATTACH, positions, ATTEMPT << 2)
+            await data.until(lambda: output_of(data) == b"hi\n")
+            assert data.of(frames.ATTACH)
+            assert body_of(control.of(frames.EXITED)[0][2])["stdout"] == 3
+
+    asyncio.run(check())
+
+
+def test_an_attach_that_overtakes_its_spawn_is_not_lost(keeper: KeeperProcess) -> None:
+    """They come over two connections; the server sent the SPAWN first."""
+
+    async def check() -> None:
+        async with agent_of(keeper) as (control, data):
+            positions = {"stdout": 0, "stderr": 0}
+            data.connection.send_message(frames.ATTACH, positions, ATTEMPT << 2)
+            data.connection.send(frames.frame(frames.PING))
+            await control.until(lambda: control.of(frames.PONG))  # the ATTACH was read
+            spec = keeper.shell("echo hi", attached=False)
+            control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+            await control.until(lambda: control.of(frames.EXITED))
+            await data.until(lambda: output_of(data) == b"hi\n")
+            assert data.of(frames.ATTACH)
+
+    asyncio.run(check())
+
+
+def test_input_that_overtakes_its_grant_is_not_lost(keeper: KeeperProcess) -> None:
+    async def check() -> None:
+        async with agent_of(keeper) as (control, data):
+            stdin = frames.stream_channel(ATTEMPT, frames.STDIN)
+            data.connection.send_stream(frames.DATA, stdin, 0, b"typed")
+            data.connection.send_stream(frames.EOF, stdin, 5)
+            data.connection.send(frames.frame(frames.PING))
+            await control.until(lambda: control.of(frames.PONG))
+            spec = keeper.shell("cat", attached=True, stdin=True)
+            control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+            await data.until(lambda: output_of(data) == b"typed")
+
+    asyncio.run(check())
+
+
+def test_what_no_server_has_stored_is_shipped_from_where_it_says(keeper: KeeperProcess) -> None:
+    async def check() -> None:
+        async with agent_of(keeper, ships=True) as (control, data):
+            control.connection.send_message(
+                frames.SPAWN, keeper.shell("printf 0123456789"), ATTEMPT << 2
+            )
+            await control.until(lambda: control.of(frames.EXITED))
+            await data.until(lambda: output_of(data) == b"0123456789")
+            # Attached or not makes no difference to what is stored …
+            positions = {"stdout": 3, "stderr": 0}
+            data.connection.send_message(frames.ATTACH, positions, ATTEMPT << 2)
+            await data.until(lambda: data.of(frames.ATTACH))
+            assert output_of(data) == b"0123456789"
+            # … and a server that has less than it thought asks again.
+            data.connection.send_message(frames.SHIP, {"stdout": 6, "stderr": 0}, ATTEMPT << 2)
+            await data.until(lambda: output_of(data) == b"01234567896789")
+            answered = [frame[0] for frame in data.frames]
+            assert answered.index(frames.SHIP) < len(answered) - 1, "it is told before it goes on"
+
+    asyncio.run(check())
+
+
+async def at_least(data: Heard, control: Heard, want: int) -> None:
+    """Wait for so much output, and make sure that there is no more."""
+    await data.until(lambda: len(output_of(data)) >= want)
+    answers = len(control.of(frames.PONG))
+    data.connection.send(frames.frame(frames.PING))
+    await control.until(lambda: len(control.of(frames.PONG)) > answers)
+    assert len(output_of(data)) == want
+
+
+def test_no_more_is_shipped_than_a_window_ahead_of_what_is_stored(keeper: KeeperProcess) -> None:
+    size = 2 * frames.OUTPUT_WINDOW_BYTES + 1000
+
+    async def check() -> None:
+        async with agent_of(keeper, ships=True) as (control, data):
+            spec = keeper.shell(f"head -c {size} /dev/zero")
+            control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+            await control.until(lambda: control.of(frames.EXITED))
+            channel = frames.stream_channel(ATTEMPT, frames.STDOUT)
+            for stored in (0, frames.OUTPUT_WINDOW_BYTES, 2 * frames.OUTPUT_WINDOW_BYTES):
+                data.connection.send_stream(frames.STORED, channel, stored)
+                await at_least(data, control, min(stored + frames.OUTPUT_WINDOW_BYTES, size))
+
+    asyncio.run(check())
+
+
+def test_what_is_forgotten_leaves_no_spool(keeper: KeeperProcess) -> None:
+    async def check() -> None:
+        async with agent_of(keeper, ships=True) as (control, data):
+            control.connection.send_message(frames.SPAWN, keeper.shell("echo hi"), ATTEMPT << 2)
+            await control.until(lambda: control.of(frames.EXITED))
+            await data.until(lambda: output_of(data) == b"hi\n")
+            spool = keeper.socket.parent / "spool" / str(ATTEMPT)
+            assert (spool / "stdout").read_bytes() == b"hi\n"
+            control.connection.send_message(frames.FORGET, {"attempts": [ATTEMPT]})
+            await asyncio.to_thread(wait_for, "the spool goes", lambda: not spool.exists())
+
+    asyncio.run(check())
+
+
+def test_heartbeats_come_and_a_server_that_is_silent_is_dialled_anew(
+    keeper: KeeperProcess,
+) -> None:
+    async def check() -> None:
+        async with agent_of(keeper, lease_ms=600) as (control, data):
+            await control.until(lambda: len(control.of(frames.PING)) >= 2)
+            await control.until(lambda: control.hung_up)
+            assert control.of(frames.REPORT), "it had taken part"
+            await data.until(lambda: data.hung_up)
+
+    asyncio.run(check())
