@@ -21,6 +21,7 @@ from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.loops.retention import keep_output_bounded
 from updraft.server.loops.upgrade import wait_for_upgrade
 from updraft.server.relay.relay import Relay
+from updraft.server.services.access import Access
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
@@ -70,10 +71,12 @@ class Server:
         beside = BesideRuns(execution)
         agents = AgentSessions(execution, beside)
         instance = Instance(self._folders, execution, configuration)
-        http = HttpApi(execution, jobs, database, instance)
+        access = Access(database)
+        await access.load()
+        http = HttpApi(execution, jobs, database, instance, access)
         doors = Doors(
             {
-                "client": lambda who: ClientSession(execution, jobs, who),
+                "client": lambda who: ClientSession(execution, jobs, access.admission, who),
                 "exec": lambda who: ExecSession(beside, jobs, who),
                 "agent": agents.control,
                 "agent-data": agents.data,
@@ -112,6 +115,7 @@ class Server:
         listener.close()
         await execution.settle()
         await http.finish()
+        await access.close()
         await database.close()
         keys.close()
         log.info("stopped")

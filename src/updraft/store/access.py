@@ -176,7 +176,7 @@ def update_project(connection: Connection, serial: int, values: Values) -> None:
 # -- members
 
 _MEMBER = [
-    members,
+    *members.c,
     users.c.name.label("user_name"),
     users.c.disabled,
     projects.c.name.label("project_name"),

@@ -75,7 +75,7 @@ class Door(asyncio.Protocol):
         if uid != os.geteuid() or len(self._doors.open) >= _MAX_CONNECTIONS:
             self._transport.abort()
             return
-        self._principal = Principal(owner=f"uid:{uid}")
+        self._principal = Principal(owner=f"uid:{uid}", server_admin=True)
         self._doors.accepted += 1
         self._doors.open.add(self)
 

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from updraft.model.access import Principal
+from updraft.server.services.access import Access
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
@@ -31,9 +32,14 @@ class HttpApi:
     """Makes a protocol for each HTTP connection."""
 
     def __init__(
-        self, execution: Execution, jobs: Jobs, database: Database, instance: Instance
+        self,
+        execution: Execution,
+        jobs: Jobs,
+        database: Database,
+        instance: Instance,
+        access: Access,
     ) -> None:
-        self._parts = (execution, jobs, database, instance)
+        self._parts = (execution, jobs, database, instance, access)
         self._config: Config | None = None
         self._state: ServerState | None = None
         self._loading: asyncio.Task[None] | None = None

@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException
 
 import updraft
 from updraft import errors
-from updraft.server.api import routes_jobs, routes_logs, routes_server
+from updraft.server.api import (
+    login_pages,
+    routes_jobs,
+    routes_logs,
+    routes_projects,
+    routes_server,
+    routes_sign_in,
+    routes_users,
+)
+from updraft.server.api.guard import Guard
+from updraft.server.services.access import Access
 from updraft.server.services.actions import Actions
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
@@ -35,7 +45,9 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _CODES = {404: "not_found", 405: "bad_request", 403: "not_allowed"}
 
 
-def make_app(execution: Execution, jobs: Jobs, database: Database, instance: Instance) -> FastAPI:
+def make_app(
+    execution: Execution, jobs: Jobs, database: Database, instance: Instance, access: Access
+) -> FastAPI:
     """Return the application."""
     app = FastAPI(
         title="Updraft",
@@ -45,10 +57,16 @@ def make_app(execution: Execution, jobs: Jobs, database: Database, instance: Ins
         redoc_url=None,
     )
     api = APIRouter(prefix=PREFIX, responses=_ERRORS)
-    api.include_router(routes_jobs.make_router(jobs, Actions(jobs, execution)))
+    api.include_router(routes_jobs.make_router(jobs, Actions(jobs, execution, access.admission)))
     api.include_router(routes_logs.make_router(Logs(database, execution, jobs)))
     api.include_router(routes_server.make_router(instance))
+    api.include_router(routes_sign_in.make_router(access))
+    api.include_router(routes_users.make_router(access))
+    api.include_router(routes_projects.make_router(access))
     app.include_router(api)
+    app.include_router(login_pages.make_router(access))
+    app.state.access = access
+    app.add_middleware(Guard, access=access)
     app.add_exception_handler(errors.UpdraftError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)

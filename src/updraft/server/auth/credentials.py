@@ -23,6 +23,8 @@ class Kind(StrEnum):
 
     USER = "user"
     """Acts as a user: a token they made, or a session that began with a sign-in."""
+    BROWSER = "browser"
+    """Signs a browser in to the pages under ``/login``, and is good for nothing else."""
     JOIN = "join"
     """Lets machines become runners of one pool."""
     RUNNER = "runner"
