@@ -68,16 +68,23 @@ def folders(environ: Mapping[str, str] | None = None) -> Folders:
     environ = os.environ if environ is None else environ
     home = environ.get("UPDRAFT_HOME")
     if home:
-        base = os.path.abspath(home)
-        state, config = os.path.join(base, "state"), os.path.join(base, "config")
+        state = os.path.join(os.path.abspath(home), "state")
     else:
         user = _home(environ)
         state = _absolute(environ, "XDG_STATE_HOME") or os.path.join(user, ".local", "state")
-        config = _absolute(environ, "XDG_CONFIG_HOME") or os.path.join(user, ".config")
-        state, config = os.path.join(state, "updraft"), os.path.join(config, "updraft")
-    found = Folders(os.path.join(state, machine_key()), config)
+        state = os.path.join(state, "updraft")
+    found = Folders(os.path.join(state, machine_key()), config_folder(environ))
     found.config_file = environ.get("UPDRAFT_CONFIG") or found.config_file
     return found
+
+
+def config_folder(environ: Mapping[str, str]) -> str:
+    """Return the folder of what a user configures: ``updraft.toml``, and profiles of servers."""
+    home = environ.get("UPDRAFT_HOME")
+    if home:
+        return os.path.join(os.path.abspath(home), "config")
+    config = _absolute(environ, "XDG_CONFIG_HOME") or os.path.join(_home(environ), ".config")
+    return os.path.join(config, "updraft")
 
 
 def use_config(path: str) -> None:

@@ -29,11 +29,16 @@ def duration(value: str) -> float:
         raise click.BadParameter(error.message) from error
 
 
-def client(*, start: bool = True) -> Client:
+project = click.option(
+    "--project", metavar="PROJECT", help="Ask about this project, and not about your own."
+)
+
+
+def client(*, start: bool = True, project: str | None = None) -> Client:
     """Return a client; ``start``: a server that is not there is started, which is said."""
     from updraft.sdk.client import Client  # noqa: PLC0415 - after the command line is known good
 
-    return Client(start=start, say=speech.say)
+    return Client(start=start, say=speech.say, project=project)
 
 
 def _complete_jobs(

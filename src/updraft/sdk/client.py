@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import httpx
 
-import updraft
 from updraft import bootstrap_client, errors, settings
+from updraft.sdk.access import Access, Params
+from updraft.sdk.answers import check as _check
+from updraft.sdk.answers import read as _read
 from updraft.sdk.transport import SocketTransport
 from updraft.wire import frames, schemas
 
@@ -28,9 +30,6 @@ RECONNECT_SECONDS = 30.0
 _STOPPED_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
 _PAGE = 200
-
-A = TypeVar("A", bound=schemas.Answer)
-Params = dict[str, str | int | float | bool | Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,12 @@ class Client:
         folders: settings.Folders | None = None,
         start: bool = True,
         say: Callable[[str], None] | None = None,
+        project: str | None = None,
     ) -> None:
-        """``start``: a server that is not there is started; ``say`` gets the line that tells so."""
+        """``start``: a server that is not there is started; ``say`` gets the line that tells so.
+
+        ``project``: which one requests are about; None: the caller's own, or their credential's.
+        """
         self._folders = folders or settings.folders()
         self._start = start
         self._say = say
@@ -82,7 +85,10 @@ class Client:
             base_url="http://localhost/api/v1",
             timeout=None,  # noqa: S113 - see above
             trust_env=False,
+            headers={} if project is None else {"Updraft-Project": project},
         )
+        self.access = Access(self._ask)
+        """Users, tokens, projects, the audit."""
 
     def __enter__(self) -> Self:
         return self
@@ -102,14 +108,20 @@ class Client:
         states: Sequence[str] = (),
         failed: bool = False,
         labels: Mapping[str, str] | None = None,
+        owner: str | None = None,
         limit: int | None = None,
     ) -> Iterator[schemas.JobSummary]:
-        """Yield jobs, newest first, a page at a time; at most ``limit``."""
+        """Yield jobs, newest first, a page at a time; at most ``limit``.
+
+        ``owner``: only this user's; ``~`` is the caller; None: the whole project's.
+        """
         params: Params = {
             "state": [str(state) for state in states],
             "failed": failed,
             "label": [f"{key}={value}" for key, value in (labels or {}).items()],
         }
+        if owner is not None:
+            params["owner"] = owner
         left = limit
         while left is None or left > 0:
             params["limit"] = _PAGE if left is None else min(left, _PAGE)
@@ -352,25 +364,3 @@ def _path(job_id: str, *rest: str) -> str:
 
 def _job(data: bytes) -> schemas.Job:
     return _read(schemas.Job, data)
-
-
-def _read(kind: type[A], data: bytes | str) -> A:
-    """Return an answer.  A server of another release may leave out what we need."""
-    try:
-        return kind.model_validate_json(data)
-    except ValueError as error:
-        raise errors.WrongVersion(
-            f"the server's answer is not one that updraft {updraft.__version__} understands; if it "
-            "is of another release, end it: updraft stop"
-        ) from error
-
-
-def _check(answer: httpx.Response) -> None:
-    """Raise the error that an answer is, if it is one."""
-    if answer.is_success:
-        return
-    try:
-        error = schemas.Error.model_validate_json(answer.content).error
-    except ValueError:
-        raise errors.UpdraftError(f"the server answered with HTTP {answer.status_code}") from None
-    raise errors.from_code(error.code, error.message)
