@@ -61,9 +61,15 @@ def command(
             token = signing_in.with_password(user, read(f"password of {user}"), client).token
         else:
             token = signing_in.with_browser(client, _show_code).token
-        target = signing_in.target(token, project, name)
+        me = signing_in.me(token, project)
+    target = targets.Target(url, token, project, fingerprint, me.name, name)
     profiles.save(settings.config_folder(os.environ), target)
-    speech.say(f"you are {target.user} at {target.url}; commands go there from now on")
+    speech.say(f"you are {me.name} at {target.url}; commands go there from now on")
+    if me.project is None and me.projects:
+        names = ", ".join(each.project for each in me.projects)
+        speech.say(f"you are in several projects ({names}); choose one: UPDRAFT_PROJECT=NAME")
+    elif me.project is None:
+        speech.say("you are in no project yet; ask an admin of one to add you")
 
 
 def _show_code(address: str, code: str) -> None:

@@ -19,7 +19,7 @@ def command(as_json: bool) -> None:
         return
     pairs = [
         ("name", me.name),
-        ("project", f"{me.project} ({me.role})"),
+        ("project", "-" if me.project is None else f"{me.project} ({me.role})"),
         ("scope", str(me.scope)),
         ("server admin", text.yes_no(me.server_admin)),
     ]

@@ -12,7 +12,7 @@ import httpx
 from updraft import errors
 from updraft.sdk.answers import check, read
 from updraft.sdk.pinning import pinned_context
-from updraft.sdk.targets import Target, parse_url, url_of
+from updraft.sdk.targets import parse_url, url_of
 from updraft.wire import access_schemas, schemas
 
 A = TypeVar("A", bound=schemas.Answer)
@@ -77,8 +77,8 @@ class SigningIn:
             pause = found.interval_seconds
         raise errors.NotSignedIn("nobody confirmed the code in time; begin again: updraft login")
 
-    def target(self, token: str, project: str | None, profile: str) -> Target:
-        """Return the target for a token that the server takes; raises ``errors.NotSignedIn``."""
+    def me(self, token: str, project: str | None) -> access_schemas.Me:
+        """Return who holds a token, in a project.  Raises ``errors.NotSignedIn``."""
         headers = {"Authorization": f"Bearer {token}"}
         if project is not None:
             headers["Updraft-Project"] = project
@@ -87,8 +87,7 @@ class SigningIn:
         except httpx.TransportError as error:
             raise _unreachable(self._url, error) from error
         check(answer)
-        me = read(access_schemas.Me, answer.content)
-        return Target(self._url, token, project, self._fingerprint, me.name, profile)
+        return read(access_schemas.Me, answer.content)
 
     def sign_out(self, token: str) -> None:
         """End the session that a token is."""

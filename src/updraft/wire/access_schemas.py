@@ -73,8 +73,8 @@ class Me(Answer):
     """Who asks."""
 
     name: str
-    project: str = Field(description="that this request is about")
-    role: Role = Field(description="in that project")
+    project: str | None = Field(description="whose jobs are meant; null: name one of several")
+    role: Role | None = Field(description="in that project")
     scope: Scope = Field(description="of the credential")
     server_admin: bool
     projects: list[Membership]

@@ -43,6 +43,9 @@ PUBLIC = frozenset(
 )
 """All that answers without credentials."""
 
+ABOUT_NO_PROJECT = frozenset({"me", "sign-out", "tokens", "users", "projects", "audit"})
+"""Routes that a user may ask who is in several projects and names none, or is in none yet."""
+
 PROJECT_HEADER = b"updraft-project"
 
 
@@ -80,7 +83,11 @@ class Guard:
         if known is not None:
             return known if project is None else self._access.in_project(known, project)
         client = scope.get("client")
-        return await self._access.authenticate(token, project, client[0] if client else "")
+        peer = client[0] if client else ""
+        about = scope["path"].removeprefix("/api/v1/").partition("/")[0]
+        return await self._access.authenticate(
+            token, project, peer, need_project=about not in ABOUT_NO_PROJECT
+        )
 
 
 def _asked(scope: Scope) -> tuple[str, str | None]:

@@ -57,8 +57,8 @@ def make_router(access: Access) -> APIRouter:
         projects = await access.projects.list(who)
         return schemas.Me(
             name=who.owner,
-            project=who.project,
-            role=who.role,
+            project=who.project or None,
+            role=who.role if who.project else None,
             scope=who.scope,
             server_admin=who.server_admin,
             projects=[

@@ -43,9 +43,11 @@ class Access:
         """Finish what is being written."""
         await self.sign_in.close()
 
-    async def authenticate(self, token: str, project: str | None, peer: str = "") -> Principal:
-        """Return who holds a token; raises as ``SignIn.authenticate`` does."""
-        return await self.sign_in.authenticate(token, project, peer)
+    async def authenticate(
+        self, token: str, project: str | None, peer: str = "", *, need_project: bool = True
+    ) -> Principal:
+        """Return who holds a token, as ``SignIn.authenticate`` does, and raise as it does."""
+        return await self.sign_in.authenticate(token, project, peer, need_project=need_project)
 
     def in_project(self, who: Principal, project: str) -> Principal:
         """Return a principal of the unix socket in another project than the one they came in.

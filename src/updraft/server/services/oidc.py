@@ -83,6 +83,13 @@ class Oidc:
     def __init__(
         self, database: Database, settings: OidcSettings, changed: Callable[[], None]
     ) -> None:
+        issuer = urlsplit(settings.issuer)
+        local = issuer.scheme == "http" and issuer.hostname in ("127.0.0.1", "::1", "localhost")
+        if issuer.scheme != "https" and not local:
+            raise errors.BadConfiguration(
+                f"oidc.issuer: {settings.issuer!r} is no https:// address, and tokens cannot be "
+                "trusted without"
+            )
         self._database = database
         self._settings = settings
         self._changed = changed

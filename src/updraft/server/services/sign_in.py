@@ -35,6 +35,9 @@ _DAY_SECONDS = 86400.0
 _NS = 1_000_000_000
 _USE_NOTED_EVERY_NS = 60 * _NS
 _MAX_KNOWN = 10_000
+
+NO_PROJECT = ""
+"""The project of a request that is about none, by somebody who did not choose."""
 _MAX_TOKENS = 200
 _MAX_SECONDS = 10 * 365 * _DAY_SECONDS
 
@@ -283,14 +286,20 @@ class SignIn:
         self._generation += 1
         self._known.clear()
 
-    async def authenticate(self, token: str, project: str | None, peer: str = "") -> Principal:
+    async def authenticate(
+        self, token: str, project: str | None, peer: str = "", *, need_project: bool = True
+    ) -> Principal:
         """Return who holds the token, in ``project``, or in the one that is theirs.
+
+        ``need_project``: whether the request is about a project; else one who has several and names
+        none, or who has none, is a viewer of the project ``""``, which is none.
 
         Raises ``errors.NotSignedIn`` with one message for whatever is wrong with the token,
         ``errors.NotFound`` for a project that is not theirs, and ``errors.BadRequest`` when they
         have several and name none.
         """
-        key = (sha256(token.encode(errors="replace")).digest(), project)
+        digest = sha256(token.encode(errors="replace")).digest()
+        key = (digest, NO_PROJECT if project is None and not need_project else project)
         known = self._known.get(key)
         now_ns = self._clock_ns()
         if known is None or known.until < time.monotonic() or _is_past(known.good_until_ns, now_ns):
@@ -315,11 +324,16 @@ class SignIn:
             return roles, {each["name"] for each in queries.all_projects(connection)}
 
         roles, reachable = await self._database.read(read)
-        chosen = _choose(project, row["project"], roles, reachable)
+        try:
+            chosen = _choose(project, row["project"], roles, reachable)
+        except (errors.BadRequest, errors.NotFound):
+            if key[1] != NO_PROJECT:
+                raise
+            chosen = NO_PROJECT
         principal = Principal(
             owner=row["user_name"],
             project=chosen,
-            role=Role.ADMIN if row["server_admin"] else roles[chosen],
+            role=Role.ADMIN if row["server_admin"] else roles.get(chosen, Role.VIEWER),
             server_admin=row["server_admin"],
             scope=Scope(row["scope"]),
             member=chosen in roles,
