@@ -173,7 +173,7 @@ class Oidc:
     async def _claims(self, code: str, pending: _Pending) -> Mapping[str, Any]:
         """Exchange the code; return what the provider says of the user, checked."""
         from joserfc import jwt  # noqa: PLC0415 - only where there is a provider
-        from joserfc.errors import JoseError  # noqa: PLC0415
+        from joserfc.errors import InvalidKeyIdError, JoseError  # noqa: PLC0415
 
         settings = self._settings
         provider = await self._discover()
@@ -201,7 +201,7 @@ class Oidc:
         try:
             try:
                 token = jwt.decode(text, await self._key_set(), algorithms=_ALGORITHMS)
-            except ValueError:  # it is signed with a key that we do not know yet
+            except InvalidKeyIdError:  # it is signed with a key that we do not know yet
                 token = jwt.decode(text, await self._key_set(again=True), algorithms=_ALGORITHMS)
             registry.validate(token.claims)
         except (JoseError, ValueError) as error:
