@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.server.api import Api, with_api
+from tests.server.test_sign_in import stop_clock
 from updraft.model.access import Principal, Role
 from updraft.server.api.login_pages import SESSION_COOKIE
 from updraft.server.services.accounts import NewUser
@@ -180,6 +181,7 @@ def test_a_wrong_password_is_said_on_the_page_and_has_to_wait_in_the_end(tmp_pat
     async def check(made: Api) -> None:
         await anna(made)
         async with made.browser() as browser:
+            stop_clock(made)
             page = await browser.get("/login?code=BCDF-GHJK")
             codes = []
             for _ in range(7):

@@ -1,6 +1,7 @@
 """Signing in: passwords, sessions, tokens, which project one is in, and the device flow."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -42,6 +43,11 @@ def error_of(answer: Any) -> tuple[int, str]:
 
 def set_clock(made: Api, ahead_ns: int) -> None:
     made.access.sign_in._clock_ns = lambda: time.time_ns() + ahead_ns
+
+
+def stop_clock(made: Api) -> None:
+    """Let no time pass for those who have to wait, however slow the machine is."""
+    made.access.sign_in._names._clock = made.access.sign_in._peers._clock = lambda: 1000.0
 
 
 # -- passwords
@@ -117,6 +123,7 @@ def test_an_unknown_name_costs_as_much_as_a_wrong_password(tmp_path: Path) -> No
 def test_guessing_has_to_wait_by_name_and_by_peer(tmp_path: Path) -> None:
     async def check(made: Api) -> None:
         await add(made, "anna", password=PASSWORD)
+        stop_clock(made)
 
         async def attempt(name: str, password: str, peer: str) -> int:
             body = {"name": name, "password": password}
@@ -278,6 +285,37 @@ def test_no_token_makes_one_that_may_do_more(tmp_path: Path) -> None:
         assert (await made.send("POST", "/tokens", full, json=theirs)).status_code == 403
         elsewhere = {"name": "x", "project": "nosuch"}
         assert (await made.send("POST", "/tokens", full, json=elsewhere)).status_code == 404
+
+    with_api(tmp_path, check)
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "\ud800", "é", "", "x" * 200, "updraft_user_\0_x"])
+def test_odd_text_is_no_name_no_token_and_no_failure(tmp_path: Path, odd: str) -> None:
+    async def check(made: Api) -> None:
+        await add(made, "anna", "default", server_admin=True)
+        text = await token(made, "anna")
+        from urllib.parse import quote
+
+        path = quote(odd, safe="", errors="surrogatepass") or "%20"
+        asked: list[tuple[str, str, Any]] = [
+            ("POST", "/sign-in", {"name": odd, "password": odd}),
+            ("POST", "/device/token", {"device_code": odd}),
+            ("POST", "/tokens", {"name": "x", "project": odd or "\0", "user": odd or "\0"}),
+            ("POST", "/users", {"name": odd}),
+            ("POST", "/projects", {"name": odd}),
+            ("GET", f"/users/{path}", None),
+            ("GET", f"/projects/{path}", None),
+            ("PUT", f"/projects/default/members/{path}", {"role": "viewer"}),
+            ("DELETE", f"/tokens/{path}", None),
+            ("GET", f"/audit?user={path}", None),
+            ("GET", f"/jobs?owner={path}", None),
+            ("GET", f"/tokens?user={path}", None),
+        ]
+        for method, where, body in asked:
+            content = None if body is None else json.dumps(body)
+            headers = {"Content-Type": "application/json"}
+            answer = await made.send(method, where, text, content=content, headers=headers)
+            assert answer.status_code < 500, (method, where, answer.text)
 
     with_api(tmp_path, check)
 

@@ -47,6 +47,8 @@ def make_router(jobs: Jobs, actions: Actions) -> APIRouter:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> schemas.JobPage:
+        if owner is not None and not owner.isprintable():
+            raise errors.BadRequest("owner: a user's name is needed, or ~")
         whose = who.owner if owner == "~" else owner
         wanted = Filter(tuple(dict.fromkeys(state)), failed, _labels(label), limit, whose)
         return presenting.page(await jobs.list(who, wanted, cursor))

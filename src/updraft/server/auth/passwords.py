@@ -66,13 +66,18 @@ def _hasher() -> PasswordHasher:
 
 
 def _hash(password: str) -> str:
-    return _hasher().hash(password)
+    return _hasher().hash(_bytes(password))
 
 
 def _matches(stored: str, password: str) -> bool:
     from argon2.exceptions import InvalidHashError, VerificationError  # noqa: PLC0415
 
     try:
-        return _hasher().verify(stored, password)
+        return _hasher().verify(stored, _bytes(password))
     except (VerificationError, InvalidHashError):
         return False
+
+
+def _bytes(password: str) -> bytes:
+    # JSON can carry half a surrogate pair, which is no error of a password that is a wrong one.
+    return password.encode(errors="surrogatepass")

@@ -179,7 +179,8 @@ def user_values(new: NewUser, password_hash: str | None) -> dict[str, object]:
 
 def find(connection: Connection, name: str) -> RowMapping:
     """Return the user of this name.  Raises ``errors.NotFound``."""
-    user = queries.find_user(connection, name)
+    # What cannot be a name is none; a database might not even take it (NUL, half a surrogate pair).
+    user = queries.find_user(connection, name) if can_be_name(name) else None
     if user is None:
         raise errors.NotFound(f"there is no user {name!r}; see: updraft user list")
     return user
@@ -198,9 +199,14 @@ def keep_an_admin(connection: Connection, membership: RowMapping) -> None:
         )
 
 
+def can_be_name(name: str) -> bool:
+    """Whether a user or a project could have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(field: str, name: str) -> None:
     """Raise ``errors.BadRequest`` for what cannot be a name of a user or a project."""
-    if not _NAME.fullmatch(name):
+    if not can_be_name(name):
         raise errors.BadRequest(
             f"{field}: {name!r} cannot be a name; small letters, digits, '.', '_' and '-' can, at "
             "most 63, beginning with a letter or a digit"

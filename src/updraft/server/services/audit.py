@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
+from updraft import errors
 from updraft.model.access import Principal
 from updraft.server.services.authority import need_server_admin
 from updraft.store import access as queries
@@ -62,6 +63,9 @@ class Audit:
         Raises ``errors.NotAllowed`` for all but server admins.
         """
         need_server_admin(who)
+        for name, text in (("user", user), ("action", action)):
+            if text is not None and not text.isprintable():
+                raise errors.BadRequest(f"{name}: printable text is needed")
         return await self._database.read(
             lambda c: queries.find_audit(c, before=before, limit=limit, who=user, action=action)
         )

@@ -114,7 +114,9 @@ class Projects:
 
     async def show(self, who: Principal, name: str) -> ProjectView:
         """Return a project.  Raises ``errors.NotFound``, also for one that is not the caller's."""
-        row = await self._database.read(lambda connection: queries.find_project(connection, name))
+        row = None
+        if accounts.can_be_name(name):
+            row = await self._database.read(lambda c: queries.find_project(c, name))
         view = None if row is None else self._view(who, row)
         if view is None:
             raise no_project(name)

@@ -126,7 +126,9 @@ class SignIn:
         self._names.failed(key)
         if network:
             self._peers.failed(network)
-        user = await self._database.read(lambda connection: queries.find_user(connection, name))
+        user = None
+        if accounts.can_be_name(name):
+            user = await self._database.read(lambda c: queries.find_user(c, name))
         stored = None if user is None or user["disabled"] else user["password_hash"]
         if not await self._passwords.matches(stored, password) or user is None:
             raise errors.NotSignedIn("this is not a user's name with their password")
@@ -213,7 +215,8 @@ class SignIn:
         owner = new.user or who.owner
 
         def write(connection: Connection) -> RowMapping:
-            user = queries.find_user(connection, owner)
+            known = accounts.can_be_name(owner)
+            user = queries.find_user(connection, owner) if known else None
             if user is None:
                 raise errors.NotFound(
                     f"there is no user {owner!r} to make a token for; name one: "
@@ -266,8 +269,10 @@ class SignIn:
         if credential_id != who.credential:
             need_full_scope(who)
 
+        known = credentials.can_be_id(credential_id)
+
         def write(connection: Connection) -> None:
-            row = queries.find_credential(connection, credential_id)
+            row = queries.find_credential(connection, credential_id) if known else None
             mine = row is not None and (row["user_name"] == who.owner or who.may_administer())
             if row is None or not mine or row["revoked_ns"] is not None:
                 raise errors.NotFound(
@@ -413,7 +418,8 @@ def _choose(
 
 def _check_project(connection: Connection, user: RowMapping, project: str) -> None:
     mine = {each["project_name"] for each in queries.memberships_of(connection, user["serial"])}
-    there = queries.find_project(connection, project) is not None
+    known = accounts.can_be_name(project)
+    there = known and queries.find_project(connection, project) is not None
     if not there or (project not in mine and not user["server_admin"]):
         raise no_project(project)
 
