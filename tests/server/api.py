@@ -34,9 +34,15 @@ class Api:
     """Requests to the application, as one principal or another."""
 
     def __init__(
-        self, app: FastAPI, database: Database, execution: Execution, access: Access
+        self,
+        app: FastAPI,
+        database: Database,
+        execution: Execution,
+        jobs: Jobs,
+        access: Access,
     ) -> None:
         self.app = app
+        self.jobs = jobs
         self.access = access
         self.database = database
         self.execution = execution
@@ -114,7 +120,7 @@ async def api(
     await access.load()
     try:
         app = make_app(execution, jobs, database, instance, access)
-        yield Api(app, database, execution, access)
+        yield Api(app, database, execution, jobs, access)
     finally:
         await execution.settle()
         await access.close()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.server.api import ME, Api, with_api
+from updraft import errors
 from updraft.model.access import Principal, Role, Scope
 from updraft.server.api.guard import PUBLIC
 from updraft.server.services.accounts import NewUser
@@ -282,6 +283,47 @@ def test_a_server_admin_reaches_any_project_by_its_name_and_leaves_a_trace(tmp_p
         confined = await token_of(made, "sue", project="blue")
         assert (await made.send("GET", "/users", confined)).status_code == 403
         assert (await made.send("GET", "/jobs", confined, "red")).status_code == 404
+
+    with_api(tmp_path, check)
+
+
+def test_only_who_may_change_a_live_job_takes_over_its_streams(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        world = await build(made)
+        resolve = made.jobs.resolve
+        live = made.execution.live.find(world.job)
+        assert await resolve(RED, world.job) is live
+        assert await resolve(RED, world.job[:9]) is live
+        rob = Principal("rob", project="red", role=Role.ADMIN)
+        assert await resolve(rob, world.job) is live
+        for role in (Role.VIEWER, Role.MEMBER):
+            for job in (world.job, world.job[:9]):
+                with pytest.raises(errors.NotAllowed):
+                    await resolve(Principal("bob", project="red", role=role), job)
+        reader = Principal("alice", project="red", scope=Scope.READ)
+        with pytest.raises(errors.NotAllowed):
+            await resolve(reader, world.job)
+        with pytest.raises(errors.NotFound):
+            await resolve(Principal("alice", project="blue"), world.job)
+        entries = (await made.ask("GET", "/audit?action=attach to job", ADMIN)).json()["entries"]
+        assert [each["who"] for each in entries] == ["rob"]
+
+    with_api(tmp_path, check)
+
+
+def test_the_socket_s_owner_leaves_a_trace_only_with_others_jobs(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        await made.submit("my-own-key", ADMIN)
+        await made.ask("GET", "/jobs", ADMIN)
+        assert (await made.ask("GET", "/audit", ADMIN)).json()["entries"] == []
+        theirs = await made.submit("their-own-key", Principal("alice"))
+        await made.ask("GET", "/jobs", ADMIN)
+        await made.ask("GET", f"/jobs/{theirs}/logs", ADMIN)
+        entries = (await made.ask("GET", "/audit", ADMIN)).json()["entries"]
+        assert [(each["action"], each["subject"]) for each in entries] == [
+            ("see job", theirs),
+            ("list jobs", "default"),
+        ]
 
     with_api(tmp_path, check)
 

@@ -131,7 +131,7 @@ class _Pages:
             if oidc is None:
                 raise errors.NotFound("this server has no identity provider")
             code = form.get("code", "")[:_MAX_CODE]
-            url = await oidc.begin(request.cookies.get(FORM_COOKIE, ""), code)
+            url = await oidc.begin(request.cookies.get(FORM_COOKIE, ""), code, peer_of(request))
         except errors.UpdraftError as error:
             return _answer(_box("Refused", error.message), error.status)
         link = escape(url, quote=True)

@@ -33,6 +33,11 @@ def note(connection: Connection, who: Principal, action: str, subject: str, **de
     )
 
 
+def looks_in(who: Principal) -> bool:
+    """Whether they see others' jobs only as a server admin: not as a member, or on the socket."""
+    return not who.member or (who.server_admin and not who.credential)
+
+
 async def note_about_job(
     database: Database, who: Principal, action: str, job_id: str, owner: str
 ) -> None:

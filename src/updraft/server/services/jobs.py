@@ -17,7 +17,7 @@ from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.job import Outcome
 from updraft.model.states import State, Wanted
-from updraft.server.services.audit import note, note_about_job
+from updraft.server.services.audit import looks_in, note, note_about_job
 from updraft.server.services.authority import need_change
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveJob
@@ -76,7 +76,7 @@ class Jobs:
         ``errors.BadRequest`` when the beginning fits several.
         """
         row = await self._row(who, job_id)
-        if not who.member:
+        if looks_in(who):
             await note_about_job(self._database, who, "see job", row["id"], row["owner"])
         return row
 
@@ -168,8 +168,6 @@ class Jobs:
 
         Raises ``errors.BadRequest`` for a cursor that is none.
         """
-        if not who.member:
-            await self._database.write(lambda c: note(c, who, "list jobs", who.project))
 
         def read(connection: Connection) -> tuple[Sequence[RowMapping], dict[int, dict[str, Any]]]:
             before = None
@@ -188,6 +186,9 @@ class Jobs:
             return rows, long
 
         rows, long = await self._database.read(read)
+        others = any(row["owner"] != who.owner for row in rows)
+        if not who.member or (others and looks_in(who)):
+            await self._database.write(lambda c: note(c, who, "list jobs", who.project))
         ended = [
             row["serial"]
             for row in rows

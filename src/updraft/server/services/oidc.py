@@ -23,6 +23,7 @@ from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.access import Principal, Role
+from updraft.server.auth.backoff import network_of
 from updraft.server.services import accounts
 from updraft.server.services.accounts import NewUser
 from updraft.server.services.audit import note
@@ -36,6 +37,7 @@ _ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 """Signatures with a key of the provider's: none that is made with our own secret, and not none."""
 _PENDING_SECONDS = 600.0
 _MAX_PENDING = 1000
+_MAX_PENDING_PEER = 50
 _KEYS_SECONDS = 3600.0
 _KEYS_AGAIN_SECONDS = 60.0
 _TIMEOUT_SECONDS = 10.0
@@ -71,6 +73,7 @@ class OidcSettings:
 @dataclass(frozen=True, slots=True)
 class _Pending:
     browser: bytes
+    network: str
     verifier: str
     nonce: str
     device_code: str
@@ -103,7 +106,7 @@ class Oidc:
         """What people call the provider."""
         return self._settings.name
 
-    async def begin(self, browser: str, device_code: str) -> str:
+    async def begin(self, browser: str, device_code: str, peer: str) -> str:
         """Return the provider's page for this browser, which is known by a secret cookie.
 
         ``device_code``: the code of the program that is to be signed in, to come back with.
@@ -112,11 +115,13 @@ class Oidc:
         now = time.monotonic()
         for state in [state for state, each in self._pending.items() if each.until < now]:
             del self._pending[state]
-        if len(self._pending) >= _MAX_PENDING:
+        network = network_of(peer)
+        same = sum(each.network == network for each in self._pending.values())
+        if len(self._pending) >= _MAX_PENDING or (peer and same >= _MAX_PENDING_PEER):
             raise errors.TooManyRequests("too many sign-ins wait; try again in some minutes")
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         self._pending[state] = _Pending(
-            _digest(browser), verifier, nonce, device_code, now + _PENDING_SECONDS
+            _digest(browser), network, verifier, nonce, device_code, now + _PENDING_SECONDS
         )
         challenge = urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=")
         asked = {

@@ -34,6 +34,8 @@ log = logging.getLogger("updraft.access")
 _DAY_SECONDS = 86400.0
 _NS = 1_000_000_000
 _USE_NOTED_EVERY_NS = 60 * _NS
+_KEPT_NS = 30 * 86400 * _NS
+"""How long rows of what is no longer good are kept."""
 _MAX_KNOWN = 10_000
 
 NO_PROJECT = ""
@@ -166,6 +168,7 @@ class SignIn:
         who = Principal(user["name"], peer=peer)
 
         def write(connection: Connection) -> None:
+            queries.delete_old_credentials(connection, now - _KEPT_NS)
             queries.insert_credential(connection, values)
             note(connection, who, "sign in", user["name"], credential=made.id, kind=kind)
 
