@@ -409,6 +409,21 @@ def test_limits_that_no_waiting_mends_refuse_the_submission(tmp_path: Path) -> N
     with_api(tmp_path, check)
 
 
+def test_a_limit_that_was_reached_meanwhile_does_not_deny_a_stored_job(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        await add(made, "anna", "default")
+        text = await token(made, "anna")
+        body = {"key": "the-only-key", "argv": ["true"], "directory": "/", "gpus": 0}
+        first = await made.send("POST", "/jobs", text, json=body)
+        await made.access.projects.set_limits(ADMIN, "default", Limits(cpus_milli=0))
+        again = await made.send("POST", "/jobs", text, json=body)
+        assert again.json()["id"] == first.json()["id"]
+        other = await made.send("POST", "/jobs", text, json={**body, "key": "another-key"})
+        assert other.status_code == 400
+
+    with_api(tmp_path, check)
+
+
 # -- the device flow
 
 

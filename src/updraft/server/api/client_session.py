@@ -75,7 +75,7 @@ class ClientSession(ClientStreams):
         if self._job is not None:
             raise errors.Conflict("this connection has its job already")
         submission, environment = parse_submission(body)
-        await self._admission.admit(self._principal, submission.resources)
+        await self._admission.admit(self._principal, submission)
         client = self if submission.attached else None
         # The client may go while its job is being stored: the job is stored all the same.
         job_id = await asyncio.shield(

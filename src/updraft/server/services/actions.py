@@ -46,7 +46,7 @@ class Actions:
     async def submit(self, who: Principal, body: Mapping[str, Any]) -> JobView:
         """Store a detached job and return it.  ``body`` as ``parse_submission`` takes it."""
         submission, environment = parse_submission(body)
-        await self._admission.admit(who, submission.resources)
+        await self._admission.admit(who, submission)
         # Once begun, the submission is stored whether its caller waits or not.
         job_id = await asyncio.shield(self._execution.submit(who, submission, environment))
         return await self._jobs.show(who, job_id)
@@ -79,7 +79,7 @@ class Actions:
             pool=row["pool"],
             source=row["id"],
         )
-        await self._admission.admit(who, submission.resources)
+        await self._admission.admit(who, submission)
         environment = _merge(
             caller.environment, [b"PWD=" + command.directory, *command.set_environment]
         )

@@ -6,12 +6,13 @@ import time
 
 from updraft import errors
 from updraft.model.access import Principal
-from updraft.model.job import Resources
+from updraft.model.job import Resources, Submission
 from updraft.model.limits import never_allowed
 from updraft.server.services.authority import need_run
 from updraft.server.services.projects import Projects
 from updraft.store import access as queries
 from updraft.store.database import Database
+from updraft.store.jobs import find_submitted
 
 _COUNTED_SECONDS = 5.0
 _MAX_COUNTS = 1000
@@ -25,12 +26,23 @@ class Admission:
         self._projects = projects
         self._counts: dict[tuple[str, str | None], tuple[float, int]] = {}
 
-    async def admit(self, who: Principal, need: Resources) -> None:
+    async def admit(self, who: Principal, submission: Submission) -> None:
         """Raise ``errors.NotAllowed``, ``errors.BadRequest`` or ``errors.Conflict`` if it may not.
 
-        A limit on stored bytes counts output of jobs that ended, as it was a few seconds ago.
+        A limit on stored bytes counts output of jobs that ended, as it was a few seconds ago.  What
+        was stored before is that job still: its client only missed the answer.
         """
         need_run(who)
+        try:
+            await self._check(who, submission.resources)
+        except (errors.BadRequest, errors.Conflict):
+            known = await self._database.read(
+                lambda c: find_submitted(c, who.owner, submission.key, who.project)
+            )
+            if known is None:
+                raise
+
+    async def _check(self, who: Principal, need: Resources) -> None:
         if self._projects.is_archived(who.project):
             raise errors.Conflict(f"project {who.project} is archived and takes no more jobs")
         limits = self._projects.limits_of(who.project, who.owner)
