@@ -24,7 +24,7 @@ from updraft.cli.launch_options import FLAGS
 from updraft.cli.lazy import LazyGroup
 from updraft.configuration.keys import ANY_NAME, Key, literal
 from updraft.configuration.reading import TABLES
-from updraft.wire import schemas
+from updraft.wire import access_schemas, schemas
 
 PAGE = Path(__file__).with_name("cli.md")
 CONFIGURATION = Path(__file__).with_name("configuration.md")
@@ -39,7 +39,7 @@ _INTRODUCTION = """\
   `--json`: times in it are ISO 8601 in UTC, sizes bytes, durations seconds.
 - A job's id may be cut short as long as it is unique.
 - A server that is needed and not there is started, which one line on stderr says. `status`, `stop`,
-  `doctor`, `config`, `help` and `completion` start none.
+  `doctor`, `config`, `help`, `completion`, `login`, `logout` and `profile` start none.
 """
 
 _LAUNCHERS = (
@@ -179,6 +179,13 @@ def _fields() -> Iterator[str]:
         ("… each of its `attempts`", schemas.Attempt),
         ("… their `usage`", schemas.Usage),
         ("`updraft job watch`, a line each", schemas.Event),
+        ("`updraft whoami`", access_schemas.Me),
+        ("`updraft user show` (`user list` has all but `projects`)", access_schemas.User),
+        ("`updraft token create` (`token list` has all but `token`)", access_schemas.NewToken),
+        ("`updraft project list` (`project show` adds `members`)", access_schemas.Project),
+        ("`updraft project limits`, and `limits` of a project and a member", access_schemas.Limits),
+        ("`updraft project members`", access_schemas.Member),
+        ("`updraft admin audit`", access_schemas.AuditEntry),
         ("`updraft status`: `server`", schemas.ServerStatus),
         ("`updraft status`: `runner`", schemas.RunnerStatus),
     ):
@@ -198,6 +205,7 @@ def _kind(schema: dict[str, object]) -> str:
     if "$ref" in schema:
         name = str(schema["$ref"]).rpartition("/")[2]
         known = {"State": "state", "AttemptState": "state", "Wanted": "run, suspend or cancel"}
+        known |= {"Role": "viewer, member or admin", "Scope": "read, run or admin"}
         return known.get(name, "object")
     if schema.get("format") == "date-time":
         return "time"

@@ -7,12 +7,13 @@
     │   ├── BadConfiguration bad_configuration   400   125
     │   └── Unsupported     unsupported          400   125   this pool or machine cannot do it
     ├── NotFound            not_found            404   125   no such job, pool, … (that you may see)
-    ├── NotSignedIn         not_signed_in        401   125
+    ├── NotSignedIn         not_signed_in        401   125   no credential, or one that is not good
     ├── NotAllowed          not_allowed          403   125
     ├── Conflict            conflict             409   125   not in this state
     ├── WrongVersion        wrong_version        426   125   client and server do not fit
     ├── Unavailable         unavailable          503   125   the server cannot do it now; try again
-    │   └── DiskFull        disk_full            507   125
+    │   ├── DiskFull        disk_full            507   125
+    │   └── TooManyRequests too_many_requests    429   125   wait as long as it says
     └── ServerLost          server_lost          503   125   the connection is gone for good
 
 A message is one sentence that names the thing and the mend.
@@ -66,12 +67,8 @@ class NotFound(UpdraftError):
     status = 404
 
 
-NOT_SIGNED_IN = "not signed in, or not any more; sign in: updraft login URL"
-"""One message for every credential that is none: what is wrong with it helps only who guesses."""
-
-
 class NotSignedIn(UpdraftError):
-    """The caller has no credential that is valid now."""
+    """The caller has no credential, or one that is not good (any more)."""
 
     code = "not_signed_in"
     status = 401
@@ -110,6 +107,13 @@ class DiskFull(Unavailable):
 
     code = "disk_full"
     status = 507
+
+
+class TooManyRequests(Unavailable):
+    """The caller asks too often; the same request may succeed later."""
+
+    code = "too_many_requests"
+    status = 429
 
 
 class ServerLost(UpdraftError):

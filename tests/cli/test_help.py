@@ -52,6 +52,12 @@ def test_the_commands_are_those_of_the_documentation() -> None:
         "run", "batch", "logs", "attach", "exec", "serve", "status", "stop", "doctor", "help",
         "completion", "job", "job list", "job show", "job wait", "job watch", "job cancel",
         "job extend", "job rerun", "config", "config check", "config show", "config help",
+        "runner", "runner join", "runner token",
+        "login", "logout", "whoami", "profile", "profile list", "profile use", "profile remove",
+        "user", "user add", "user list", "user show", "user disable", "user enable",
+        "user password", "user remove", "token", "token create", "token list", "token revoke",
+        "project", "project create", "project list", "project show", "project members",
+        "project limits", "project archive", "admin", "admin audit",
     }  # fmt: skip
 
 

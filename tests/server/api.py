@@ -19,11 +19,14 @@ from updraft.server.api.parts import Parts
 from updraft.server.api.routes import make_app
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
+from updraft.server.services.access import Access
 from updraft.server.services.execution import Execution
 from updraft.server.services.fleet import Fleet
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
 from updraft.server.services.live import LiveRunner
+from updraft.server.services.oidc import OidcSettings
+from updraft.server.services.sign_in import SessionLimits
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database
@@ -34,8 +37,17 @@ ME = Principal("uid:4000000")  # nobody who may run the tests
 class Api:
     """Requests to the application, as one principal or another."""
 
-    def __init__(self, app: FastAPI, database: Database, execution: Execution) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        database: Database,
+        execution: Execution,
+        jobs: Jobs,
+        access: Access,
+    ) -> None:
         self.app = app
+        self.jobs = jobs
+        self.access = access
         self.database = database
         self.execution = execution
         self.document: dict[str, Any] = app.openapi()
@@ -43,7 +55,7 @@ class Api:
     async def ask(
         self, method: str, path: str, who: Principal = ME, **options: Any
     ) -> httpx.Response:
-        """Return the answer to one request."""
+        """Return the answer to one request of a peer that the door knows."""
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await self.app({**scope, "principal": who}, receive, send)
@@ -51,6 +63,24 @@ class Api:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://x/api/v1") as client:
             return await client.request(method, path, **options)
+
+    async def send(
+        self, method: str, path: str, token: str = "", project: str = "", **options: Any
+    ) -> httpx.Response:
+        """Return the answer to one request from elsewhere, with a token or with none."""
+        headers: dict[str, str] = {**options.pop("headers", {})}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        if project:
+            headers["Updraft-Project"] = project
+        async with self.browser(options.pop("peer", "192.0.2.1")) as client:
+            full = path if path.startswith("/login") else f"/api/v1{path}"
+            return await client.request(method, full, headers=headers, **options)
+
+    def browser(self, peer: str = "192.0.2.1") -> httpx.AsyncClient:
+        """Return a client at an address, that keeps cookies, for the whole server."""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=(peer, 40000))
+        return httpx.AsyncClient(transport=transport, base_url="https://updraft.test")
 
     async def submit(self, key: str, who: Principal = ME, **fields: Any) -> str:
         """Submit a job and return its id."""
@@ -75,7 +105,9 @@ class Api:
 
 
 @asynccontextmanager
-async def api(folder: Path) -> AsyncIterator[Api]:
+async def api(
+    folder: Path, sessions: SessionLimits | None = None, oidc: OidcSettings | None = None
+) -> AsyncIterator[Api]:
     """Return an application whose jobs wait, for its runner is away."""
     database = Database(f"sqlite:///{folder / 'updraft.db'}")
     schema.upgrade(database.engine)
@@ -90,19 +122,28 @@ async def api(folder: Path) -> AsyncIterator[Api]:
     jobs = Jobs(database, execution)
     folders = settings.Folders(str(folder), str(folder))
     instance = Instance(folders, execution, Server())
+    access = Access(database, sessions, oidc)
+    await access.load()
     try:
-        yield Api(make_app(Parts(database, execution, jobs, fleet, instance)), database, execution)
+        app = make_app(Parts(database, execution, jobs, fleet, instance, access))
+        yield Api(app, database, execution, jobs, access)
     finally:
         await execution.settle()
+        await access.close()
         await database.close()
         keys.close()
 
 
-def with_api(folder: Path, check: Callable[[Api], Awaitable[None]]) -> None:
+def with_api(
+    folder: Path,
+    check: Callable[[Api], Awaitable[None]],
+    sessions: SessionLimits | None = None,
+    oidc: OidcSettings | None = None,
+) -> None:
     """Run ``check`` with an application in ``folder``."""
 
     async def run() -> None:
-        async with api(folder) as made, asyncio.timeout(60):
+        async with api(folder, sessions, oidc) as made, asyncio.timeout(60):
             await check(made)
 
     asyncio.run(run())

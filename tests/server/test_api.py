@@ -15,7 +15,7 @@ from updraft.store import jobs as queries
 from updraft.wire import schemas
 from updraft.wire.packing import unpack_dict
 
-OWNER = Principal(f"uid:{os.geteuid()}")
+OWNER = Principal(f"uid:{os.geteuid()}", server_admin=True)
 
 
 def error_of(answer: Any) -> tuple[int, str, str]:

@@ -18,7 +18,8 @@ from updraft.store.jobs import Filter
 from updraft.store.tables import jobs, metadata
 
 ME = Principal("uid:1000")
-OTHERS = [Principal("uid:1001"), Principal("uid:1000", project="another")]
+COLLEAGUE = Principal("uid:1001")
+OTHERS = [COLLEAGUE, Principal("uid:1000", project="another")]
 
 
 def job(serial: int, **values: Any) -> dict[str, Any]:
@@ -160,6 +161,7 @@ FILTERS = st.builds(
     failed=st.booleans(),
     labels=st.sampled_from([(), (("team", "a"),), (("team", "b"), ("x", "1"))]),
     limit=st.integers(1, 5),
+    owner=st.sampled_from([None, ME.owner, COLLEAGUE.owner]),
 )
 
 
@@ -167,7 +169,8 @@ def matches(row: dict[str, Any], wanted: Filter) -> bool:
     bad = row["state"] in (State.FAILURE, State.EXPIRED, State.CANCELLED)
     bad = bad or (row["state"] is State.SUCCESS and row["exit_code"] not in (None, 0))
     return (
-        row["who"] == ME
+        row["who"].project == ME.project
+        and wanted.owner in (None, row["who"].owner)
         and (not wanted.states or row["state"] in wanted.states)
         and (not wanted.failed or bad)
         and all(row["labels"].get(key) == value for key, value in wanted.labels)
@@ -199,11 +202,11 @@ def test_pages_of_a_list_show_each_match_once_newest_first(
         assert seen == expected[::-1]
 
 
-def test_an_id_is_found_by_its_beginning_by_its_owner_only(connection: Connection) -> None:
+def test_an_id_is_found_by_its_beginning_in_its_project_only(connection: Connection) -> None:
     add(
         connection,
         job(1, id="abcdefghjk"),
-        job(2, id="abc0000000", owner="uid:1001"),
+        job(2, id="abc0000000", project="another"),
         job(3, id="abd0000000"),
         job(4, id="abdzzzzzzz"),
     )
@@ -218,12 +221,17 @@ def test_an_id_is_found_by_its_beginning_by_its_owner_only(connection: Connectio
     assert found("") == []
     for foreign in ("abc0000000", "%", "_bcdefghjk", "abc%", "ABC", "abcdefghjkz", "\0"):
         assert found(foreign) == [], foreign
-    assert found("abc", Principal("uid:1001")) == [2]
-    assert found("abc0", Principal("uid:1001", project="another")) == []
+    assert found("abc", Principal("uid:1000", project="another")) == [2]
+    assert found("abcdefghjk", COLLEAGUE) == [1]
+    assert found("abc0", Principal("uid:1000", project="a third")) == []
 
 
-def test_the_same_key_of_one_owner_is_one_job(connection: Connection) -> None:
-    add(connection, job(1, submit_key=b"k" * 16), job(2, submit_key=b"k" * 16, owner="uid:1001"))
+def test_the_same_key_of_one_owner_in_one_project_is_one_job(connection: Connection) -> None:
+    key = b"k" * 16
+    add(connection, job(1, submit_key=key), job(2, submit_key=key, owner="uid:1001"))
+    add(connection, job(4, submit_key=key, project="another"))
+    assert queries.find_submitted(connection, ME.owner, key, "another") == "j000000004"
+    assert queries.find_submitted(connection, ME.owner, key, "a third") is None
     assert queries.find_submitted(connection, ME.owner, b"k" * 16) == "j000000001"
     assert queries.find_submitted(connection, "uid:1001", b"k" * 16) == "j000000002"
     assert queries.find_submitted(connection, ME.owner, b"l" * 16) is None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -94,6 +95,58 @@ def test_a_database_of_a_newer_release_is_refused_and_not_touched(
     with pytest.raises(errors.WrongVersion, match="9999"):
         schema.upgrade(engine)
     assert (tmp_path / "updraft.db").read_bytes() == before
+
+
+def test_jobs_of_the_release_before_are_kept_with_all_that_is_theirs(engine: Engine) -> None:
+    migrate(engine, "0001")
+    with engine.begin() as connection:
+        for serial in (1, 2):
+            connection.execute(OLD_JOB, {"serial": serial, "key": b"%08d" % serial})
+            connection.execute(OLD_ATTEMPT, {"serial": serial})
+            connection.execute(OLD_EVENT, {"serial": serial})
+    schema.upgrade(engine)
+    with engine.connect() as connection:
+        for table in ("jobs", "attempts", "events"):
+            count = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar()
+            assert count == 2, table
+        assert connection.execute(text("SELECT name FROM projects")).scalars().all() == ["default"]
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+        indexes = dict(
+            connection.execute(
+                text("SELECT name, sql FROM sqlite_master WHERE tbl_name = 'jobs' AND sql <> ''")
+            )
+            .tuples()
+            .all()
+        )
+        assert "WHERE source IS NOT NULL" in indexes["ix_jobs_source"]
+        assert {"ix_jobs_project_serial", "ix_jobs_state_serial"} <= set(indexes)
+
+
+def migrate(engine: Engine, revision: str) -> None:
+    """Bring a database to an earlier release's schema."""
+    config = Config()
+    folder = Path(next(iter(updraft.store.__path__)), "migrations")
+    config.set_main_option("script_location", str(folder))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+OLD_JOB = text(
+    "INSERT INTO jobs (serial, id, owner, project, jurisdiction, submit_key, attached, detached,"
+    " name, labels, pool, command, cpus_milli, memory_bytes, gpus, retries, priority,"
+    " keep_alive_ms, grace_ms, state, wanted, message, created_ns, kept) VALUES (:serial,"
+    " 'id' || :serial, 'uid:1', 'default', 'local', :key, 0, 0, '', '{}', 'local', :key, 0, 0,"
+    " 0, 0, 0, 0, 0, 'SUCCESS', 'run', '', 0, 1)"
+)
+OLD_ATTEMPT = text(
+    "INSERT INTO attempts (serial, job_serial, task_index, number, state, runner, gpu_ids,"
+    " granted_ns, message) VALUES (:serial, :serial, 0, 1, 'ENDED', 'local', '[]', 0, '')"
+)
+OLD_EVENT = text(
+    "INSERT INTO events (serial, job_serial, at_ns, kind, message)"
+    " VALUES (:serial, :serial, 0, 'IN_QUEUE', '')"
+)
 
 
 def test_a_migration_that_fails_leaves_nothing_half_done(engine: Engine) -> None:

@@ -54,6 +54,8 @@ def _label(value: str) -> tuple[str, str]:
     type=click.IntRange(min=1),
     help="Show at most N, the newest.",
 )
+@click.option("--everyone", is_flag=True, help="Everybody's in the project, and not only yours.")
+@options.project
 @options.as_json
 def command(
     every: bool,
@@ -61,6 +63,8 @@ def command(
     failed: bool,
     labels: tuple[tuple[str, str], ...],
     limit: int,
+    everyone: bool,
+    project: str | None,
     as_json: bool,
 ) -> None:
     """List jobs, newest first: those that have not ended, unless told otherwise.
@@ -70,14 +74,24 @@ def command(
     chosen = tuple(State(state) for state in states)
     if not chosen and not every and not failed:
         chosen = _LIVE
-    with options.client() as client:
-        # One more than is shown tells whether there are more.
-        found = client.jobs(states=chosen, failed=failed, labels=dict(labels), limit=limit + 1)
+    with options.client(project=project) as client:
+        found = client.jobs(
+            states=chosen,
+            failed=failed,
+            labels=dict(labels),
+            owner=None if everyone else "~",
+            limit=limit + 1,  # one more than is shown tells whether there are more
+        )
         jobs = list(found)
     if as_json:
         json.show(jobs[:limit])
     elif jobs:
-        table.show(_HEADERS, [_row(job) for job in jobs[:limit]])
+        headers: tuple[str, ...] = _HEADERS
+        rows = [_row(job) for job in jobs[:limit]]
+        if everyone:
+            headers = ("ID", "OWNER", *_HEADERS[1:])
+            rows = [(row[0], job.owner, *row[1:]) for row, job in zip(rows, jobs, strict=False)]
+        table.show(headers, rows)
     elif chosen == _LIVE and not states:
         speech.say("no job is queued or running; see: updraft job list --all")
     else:

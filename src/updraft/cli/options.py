@@ -35,12 +35,18 @@ def duration(value: str) -> float:
         raise click.BadParameter(error.message) from error
 
 
-def client(*, start: bool = True) -> Client:
+project = click.option(
+    "--project", metavar="PROJECT", help="Ask about this project, and not about your own."
+)
+
+
+def client(*, start: bool = True, project: str | None = None) -> Client:
     """Return a client; ``start``: a server that is not there is started, which is said."""
     from updraft.sdk.client import Client  # noqa: PLC0415 - after the command line is known good
     from updraft.sdk.ways import find_way  # noqa: PLC0415
 
-    return Client(find_way(speech.say, start=start), start=start)
+    way = find_way(speech.say, start=start)
+    return Client(way, start=start, project=project)
 
 
 def _complete_jobs(

@@ -154,14 +154,12 @@ class Oidc:
         SECRET_FILE, "", "file with the client's secret; empty: a public client (PKCE alone)"
     )
     allowed_domains: tuple[str, ...] = setting(
-        NAMES, [], "domains of verified e-mail addresses that may sign in; empty: every account"
+        NAMES, [], "whoever has a verified address in one of them becomes a user by signing in"
     )
-    admin_group: str = setting(
-        TEXT, "", "members of this group of the provider administer the server; empty: nobody"
+    allowed_groups: tuple[str, ...] = setting(
+        NAMES, [], "whoever the provider says is in one of them becomes a user by signing in"
     )
-    create_users: bool = setting(
-        FLAG, True, "whether a first sign-in makes the user; false: updraft user add does"
-    )
+    project: str = setting(TEXT, "", "project that such a new user becomes a member of")
 
 
 @dataclass(frozen=True, slots=True)

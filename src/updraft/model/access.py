@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 DEFAULT_PROJECT = "default"
@@ -52,6 +52,14 @@ class Principal:
     server_admin: bool = False
     """Whether they may administer the server itself: users, projects, pools, runners."""
     scope: Scope = Scope.ADMIN
+    member: bool = True
+    """Whether they are in the project; a server admin reaches others too, and that is audited."""
+    confined: bool = False
+    """Whether their credential is good for this project only."""
+    credential: str = field(default="", compare=False)
+    """The id of their credential; empty on a unix socket, where there is none."""
+    peer: str = field(default="", compare=False)
+    """Where they ask from: an address; empty on a unix socket."""
 
     def may_view(self) -> bool:
         """Whether they may look at the project's jobs."""
@@ -67,4 +75,8 @@ class Principal:
 
     def may_administer(self) -> bool:
         """Whether they may administer the server."""
-        return self.server_admin and self.scope.includes(Scope.ADMIN)
+        return self.server_admin and not self.confined and self.scope.includes(Scope.ADMIN)
+
+    def may_administer_project(self) -> bool:
+        """Whether they may administer the project that they ask about."""
+        return self.role.includes(Role.ADMIN) and self.scope.includes(Scope.ADMIN)

@@ -10,13 +10,15 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import httpx
 
-import updraft
 from updraft import errors
+from updraft.sdk.access import Access, Params
+from updraft.sdk.answers import check as _check
+from updraft.sdk.answers import read as _read
 from updraft.sdk.transport import SocketTransport
 from updraft.sdk.ways import find_way
 from updraft.wire import fleet_schemas, frames, schemas
@@ -31,9 +33,6 @@ RECONNECT_SECONDS = 30.0
 _STOPPED_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
 _PAGE = 200
-
-A = TypeVar("A", bound=schemas.Answer)
-Params = dict[str, str | int | float | bool | Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +66,13 @@ LogPiece = AttemptBegins | Output | Cut
 class Client:
     """One user at one server.  Every method raises ``errors.UpdraftError``."""
 
-    def __init__(self, way: Way | None = None, *, start: bool = True) -> None:
+    def __init__(
+        self, way: Way | None = None, *, start: bool = True, project: str | None = None
+    ) -> None:
         """``way``: to the server, by default the one that this environment's commands are for.
 
-        ``start``: a server of this machine that is not there is started.
+        ``start``: a server of this machine that is not there is started.  ``project``: which one
+        requests are about; None: the way's, or the caller's own.
         """
         self._way = way or find_way(start=start)
         self._start = start
@@ -80,10 +82,12 @@ class Client:
         self._http = httpx.Client(
             transport=SocketTransport(self._dial),
             base_url=("http://localhost" if host is None else host.url) + "/api/v1",
-            headers=_proof(self._way.credentials),
+            headers=_proof(self._way.credentials, project),
             timeout=None,  # noqa: S113 - see above
             trust_env=False,
         )
+        self.access = Access(self._ask)
+        """Users, tokens, projects, the audit."""
 
     def __enter__(self) -> Self:
         return self
@@ -103,14 +107,20 @@ class Client:
         states: Sequence[str] = (),
         failed: bool = False,
         labels: Mapping[str, str] | None = None,
+        owner: str | None = None,
         limit: int | None = None,
     ) -> Iterator[schemas.JobSummary]:
-        """Yield jobs, newest first, a page at a time; at most ``limit``."""
+        """Yield jobs, newest first, a page at a time; at most ``limit``.
+
+        ``owner``: only this user's; ``~`` is the caller; None: the whole project's.
+        """
         params: Params = {
             "state": [str(state) for state in states],
             "failed": failed,
             "label": [f"{key}={value}" for key, value in (labels or {}).items()],
         }
+        if owner is not None:
+            params["owner"] = owner
         left = limit
         while left is None or left > 0:
             params["limit"] = _PAGE if left is None else min(left, _PAGE)
@@ -360,13 +370,14 @@ class _LogReading:
         }
 
 
-def _proof(credentials: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that say who asks."""
+def _proof(credentials: Mapping[str, str], project: str | None) -> dict[str, str]:
+    """Return the headers that say who asks, and about which project."""
     headers = {}
+    project = project or credentials.get("project")
     if credentials.get("token"):
         headers["Authorization"] = f"Bearer {credentials['token']}"
-    if credentials.get("project"):
-        headers["Updraft-Project"] = credentials["project"]
+    if project:
+        headers["Updraft-Project"] = project
     return headers
 
 
@@ -378,25 +389,3 @@ def _path(job_id: str, *rest: str) -> str:
 
 def _job(data: bytes) -> schemas.Job:
     return _read(schemas.Job, data)
-
-
-def _read(kind: type[A], data: bytes | str) -> A:
-    """Return an answer.  A server of another release may leave out what we need."""
-    try:
-        return kind.model_validate_json(data)
-    except ValueError as error:
-        raise errors.WrongVersion(
-            f"the server's answer is not one that updraft {updraft.__version__} understands; if it "
-            "is of another release, end it: updraft stop"
-        ) from error
-
-
-def _check(answer: httpx.Response) -> None:
-    """Raise the error that an answer is, if it is one."""
-    if answer.is_success:
-        return
-    try:
-        error = schemas.Error.model_validate_json(answer.content).error
-    except ValueError:
-        raise errors.UpdraftError(f"the server answered with HTTP {answer.status_code}") from None
-    raise errors.from_code(error.code, error.message)

@@ -18,7 +18,6 @@ from updraft import bootstrap, errors, settings
 from updraft.configuration import Configuration, reading
 from updraft.configuration.schema import SELF_SIGNED
 from updraft.configuration.schema import Server as ServerSettings
-from updraft.model.access import Principal
 from updraft.providers import local
 from updraft.server.api.agent_session import AgentSessions
 from updraft.server.api.client_session import ClientSession
@@ -32,12 +31,15 @@ from updraft.server.loops.leases import Leases
 from updraft.server.loops.retention import keep_output_bounded
 from updraft.server.loops.upgrade import wait_for_upgrade
 from updraft.server.relay.relay import Relay
+from updraft.server.services.access import Access
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
 from updraft.server.services.fleet import Fleet, configured_pools
 from updraft.server.services.gate import Gate
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
+from updraft.server.services.oidc import OidcSettings
+from updraft.server.services.sign_in import SessionLimits
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database, sqlite_url
@@ -90,7 +92,9 @@ class Server:
         await fleet.load()
         jobs = Jobs(database, execution)
         instance = Instance(self._folders, execution, configuration.server)
-        parts = Parts(database, execution, jobs, fleet, instance)
+        access = Access(database, _sessions(configuration), _oidc(configuration))
+        await access.load()
+        parts = Parts(database, execution, jobs, fleet, instance, access)
         http = HttpApi(parts)
         doors = _doors(parts, http, configuration)
         listeners = await self._listen(doors, configuration.server)
@@ -124,6 +128,7 @@ class Server:
             listener.close()
         await execution.settle()
         await http.finish()
+        await access.close()
         await database.close()
         keys.close()
         log.info("stopped")
@@ -252,20 +257,43 @@ def _doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doors:
     agents = AgentSessions(parts.execution, beside, configuration.server.suspect_after)
     return Doors(
         {
-            "client": lambda who: ClientSession(parts.execution, parts.jobs, who),
+            "client": lambda who: ClientSession(
+                parts.execution, parts.jobs, parts.access.admission, who
+            ),
             "exec": lambda who: ExecSession(beside, parts.jobs, who),
         },
         {"agent": agents.control, "agent-data": agents.data},
         http=http.protocol,
-        gate=Gate(_Nobody(), parts.fleet),
+        gate=Gate(parts.access, parts.fleet),
     )
 
 
-class _Nobody:
-    """No users yet."""
+def _sessions(configuration: Configuration) -> SessionLimits:
+    configured = configuration.sign_in
+    return SessionLimits(
+        idle_seconds=configured.session,
+        absolute_seconds=configured.session_max,
+    )
 
-    async def authenticate(self, token: str, project: str | None) -> Principal:
-        raise errors.NotSignedIn(errors.NOT_SIGNED_IN)
+
+def _oidc(configuration: Configuration) -> OidcSettings | None:
+    """Return how to use the identity provider, if one is configured."""
+    configured = configuration.sign_in.oidc
+    if not configured.issuer:
+        return None
+    secret = ""
+    if configured.client_secret_file:
+        with open(configured.client_secret_file) as file:
+            secret = file.read().strip()
+    return OidcSettings(
+        issuer=configured.issuer,
+        client_id=configured.client_id,
+        client_secret=secret,
+        server_url=configuration.server.url,
+        domains=configured.allowed_domains,
+        groups=configured.allowed_groups,
+        project=configured.project or None,
+    )
 
 
 async def _serve_last_output(doors: Doors) -> None:

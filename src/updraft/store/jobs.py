@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from updraft.model.access import Principal
+from updraft.model.access import DEFAULT_PROJECT, Principal
 from updraft.model.job import ID_LENGTH
 from updraft.model.states import TERMINAL, State
 from updraft.store.tables import attempts, events, jobs
@@ -47,9 +47,13 @@ def insert_job(
     connection.execute(events.insert(), list(said))
 
 
-def find_submitted(connection: Connection, owner: str, key: bytes) -> str | None:
-    """Return the id of the job that ``owner`` submitted with ``key``, if any."""
-    statement = select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.submit_key == key)
+def find_submitted(
+    connection: Connection, owner: str, key: bytes, project: str = DEFAULT_PROJECT
+) -> str | None:
+    """Return the id of the job that ``owner`` submitted to ``project`` with ``key``, if any."""
+    statement = select(jobs.c.id).where(
+        jobs.c.project == project, jobs.c.owner == owner, jobs.c.submit_key == key
+    )
     return connection.execute(statement).scalar_one_or_none()
 
 
@@ -152,6 +156,8 @@ class Filter:
     failed: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     limit: int = 50
+    owner: str | None = None
+    """Only this user's; None: the whole project's."""
 
 
 SHOWN_COMMAND_BYTES = 16384
@@ -166,7 +172,7 @@ _SHOWN = [
 def find_jobs(
     connection: Connection, who: Principal, wanted: Filter, before: int | None = None
 ) -> Sequence[RowMapping]:
-    """Return jobs of the principal's that match, newest first; only those below serial ``before``.
+    """Return jobs of the project that match, newest first; only those below serial ``before``.
 
     ``command`` is None where it is longer than ``SHOWN_COMMAND_BYTES``.
     """
@@ -181,15 +187,19 @@ def find_jobs(
         statement = statement.where(jobs.c.serial < before)
     statement = statement.order_by(jobs.c.serial.desc()).limit(wanted.limit)
     if not wanted.states:
-        page = statement.where(jobs.c.project == who.project, jobs.c.owner == who.owner)
+        page = statement.where(jobs.c.project == who.project)
+        if wanted.owner is not None:
+            page = page.where(jobs.c.owner == wanted.owner)
     else:
         # Each state's newest come straight from its index, however many jobs there are; an
         # expression keeps the planner from walking the whole project instead.
-        mine = statement.where(jobs.c.project + "" == who.project, jobs.c.owner + "" == who.owner)
+        theirs = statement.where(jobs.c.project + "" == who.project)
+        if wanted.owner is not None:
+            theirs = theirs.where(jobs.c.owner + "" == wanted.owner)
         page = select(
             union_all(
                 *(
-                    select(mine.where(jobs.c.state == state).subquery().c.serial)
+                    select(theirs.where(jobs.c.state == state).subquery().c.serial)
                     for state in wanted.states
                 )
             ).subquery()
@@ -204,16 +214,15 @@ def find_jobs(
 
 
 def find_job(connection: Connection, who: Principal, job_id: str) -> Sequence[RowMapping]:
-    """Return the principal's job with this id, else up to two whose ids begin with it."""
-    mine = select(*_SHOWN).where(jobs.c.project == who.project, jobs.c.owner == who.owner)
-    exact = connection.execute(mine.where(jobs.c.id == job_id)).mappings().all()
+    """Return the project's job with this id, else up to two whose ids begin with it."""
+    theirs = select(*_SHOWN).where(jobs.c.project == who.project)
+    exact = connection.execute(theirs.where(jobs.c.id == job_id)).mappings().all()
     if exact or not job_id:
         return exact
     # A range, unlike LIKE, is read from the ids' index.
     last = job_id + "z" * ID_LENGTH
     statement = select(*_SHOWN).where(
         jobs.c.project + "" == who.project,
-        jobs.c.owner + "" == who.owner,
         jobs.c.id.between(job_id, last),
     )
     return connection.execute(statement.limit(2)).mappings().all()
@@ -226,11 +235,11 @@ def find_serials(connection: Connection, serials: Collection[int]) -> Sequence[R
 
 
 def reruns_of(connection: Connection, who: Principal, job_id: str) -> list[str]:
-    """Return the ids of the principal's jobs that ran this one again, oldest first."""
+    """Return the ids of the project's jobs that ran this one again, oldest first."""
     statement = (
         select(jobs.c.id)
         .where(jobs.c.source == job_id)
-        .where(jobs.c.project == who.project, jobs.c.owner == who.owner)
+        .where(jobs.c.project == who.project)
         .order_by(jobs.c.serial)
     )
     return list(connection.execute(statement).scalars())
@@ -268,7 +277,7 @@ def events_of(
     return connection.execute(statement).mappings().all()
 
 
-_STORED_BYTES = func.coalesce(func.sum(attempts.c.stdout_bytes + attempts.c.stderr_bytes), 0)
+STORED_BYTES = func.coalesce(func.sum(attempts.c.stdout_bytes + attempts.c.stderr_bytes), 0)
 
 
 def ended_with_output(
@@ -276,7 +285,7 @@ def ended_with_output(
 ) -> Sequence[Row[tuple[int, str, int]]]:
     """Return (serial, id, stored_bytes) of ended jobs whose output is kept, oldest first."""
     statement = (
-        select(jobs.c.serial, jobs.c.id, _STORED_BYTES.label("stored_bytes"))
+        select(jobs.c.serial, jobs.c.id, STORED_BYTES.label("stored_bytes"))
         .join(attempts, attempts.c.job_serial == jobs.c.serial, isouter=True)
         .where(jobs.c.state.in_(tuple(TERMINAL)), jobs.c.kept)
         .group_by(jobs.c.serial, jobs.c.id)
@@ -289,7 +298,7 @@ def ended_with_output(
 def stored_bytes(connection: Connection) -> int:
     """Return how much output of ended jobs was written and is still kept."""
     statement = (
-        select(_STORED_BYTES)
+        select(STORED_BYTES)
         .join(jobs, jobs.c.serial == attempts.c.job_serial)
         .where(jobs.c.state.in_(tuple(TERMINAL)), jobs.c.kept)
     )

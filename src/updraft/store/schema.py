@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
 from updraft import errors
@@ -13,7 +17,7 @@ from updraft.store.database import unusable
 HEAD = "0003"
 """The newest revision in ``migrations/versions``; a test holds the two together."""
 
-KNOWN = ("0001", "0003")
+KNOWN = ("0001", "0002", "0003")
 """Every revision that this release can start from."""
 
 
@@ -44,9 +48,30 @@ def _upgrade(engine: Engine) -> None:
     config = Config()
     scripts = str(Path(__file__).parent / "migrations")
     config.set_main_option("script_location", scripts.replace("%", "%%"))
-    with engine.begin() as connection:
+    with engine.connect() as connection, _foreign_keys_off(connection), connection.begin():
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if isinstance(connection.dialect, sqlite.dialect):
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            if broken:
+                raise errors.Unavailable(f"the database has rows that refer to none: {broken[:3]}")
+
+
+@contextmanager
+def _foreign_keys_off(connection: Connection) -> Iterator[None]:
+    """Let SQLite replace a table, which is how it alters one, without emptying those below it.
+
+    Outside a transaction, and so on the driver's connection: inside, the pragma does nothing.
+    """
+    if not isinstance(connection.dialect, sqlite.dialect):
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
 
 
 def _revision(connection: Connection) -> str | None:

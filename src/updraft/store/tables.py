@@ -63,8 +63,9 @@ jobs = Table(
     Column("started_ns", BigInteger),
     Column("ended_ns", BigInteger),
     Column("kept", Boolean, nullable=False),  # its output is still stored
-    UniqueConstraint("owner", "submit_key"),
+    UniqueConstraint("project", "owner", "submit_key"),
     Index("ix_jobs_project_serial", "project", "serial"),
+    Index("ix_jobs_project_owner_serial", "project", "owner", "serial"),
     Index("ix_jobs_state_serial", "state", "serial"),
 )
 _rerun = jobs.c.source.is_not(None)  # most jobs are none, and cost this index nothing
@@ -141,4 +142,83 @@ join_tokens = Table(
     Column("expires_ns", BigInteger, nullable=False),
     Column("used", Integer, nullable=False),
     Column("most_uses", Integer),
+)
+
+
+def _limits() -> list[Column[int]]:
+    """Return the columns of limits; None: without limit."""
+    return [
+        Column("running_jobs", Integer),
+        Column("cpus_milli", BigInteger),
+        Column("gpus", Integer),
+        Column("memory_bytes", BigInteger),
+        Column("stored_bytes", BigInteger),
+    ]
+
+
+users = Table(
+    "users",
+    metadata,
+    Column("serial", _Serial, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),  # never another person's: jobs refer to it
+    Column("display", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("password_hash", Text),
+    Column("server_admin", Boolean, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("removed_ns", BigInteger),
+    Column("oidc_issuer", Text),
+    Column("oidc_subject", Text),
+    UniqueConstraint("oidc_issuer", "oidc_subject"),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("serial", _Serial, primary_key=True),
+    Column("id", String(16), nullable=False, unique=True),
+    Column("kind", String(8), nullable=False),  # token, session, browser
+    Column("user_serial", _Serial, ForeignKey("users.serial"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # of its secret, which is nowhere
+    Column("scope", String(8), nullable=False),
+    Column("project", Text),  # good for this one only
+    Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger),
+    Column("last_used_ns", BigInteger),
+    Column("revoked_ns", BigInteger),
+    Index("ix_credentials_user_serial", "user_serial"),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("serial", _Serial, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("archived_ns", BigInteger),
+    *_limits(),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("project_serial", _Serial, ForeignKey("projects.serial"), primary_key=True),
+    Column("user_serial", _Serial, ForeignKey("users.serial"), primary_key=True),
+    Column("role", String(8), nullable=False),
+    *_limits(),  # of this user in this project
+    Index("ix_members_user_serial", "user_serial"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("serial", _Serial, primary_key=True),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("details", Text, nullable=False),  # JSON object
+    Column("peer", Text, nullable=False),  # where it was asked from
 )

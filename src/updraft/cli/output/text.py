@@ -60,3 +60,8 @@ def cut(text: str, room: int) -> str:
 def yes_no(value: bool | None) -> str:
     """Return yes, no, or ``-`` for what is not known yet."""
     return "-" if value is None else "yes" if value else "no"
+
+
+def joined(*parts: tuple[str, object]) -> str:
+    """Return the texts beside what is true, ``-`` when nothing is."""
+    return ", ".join(label for label, there in parts if there) or "-"

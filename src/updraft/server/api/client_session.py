@@ -10,6 +10,7 @@ from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.job import Outcome
 from updraft.server.api.client_streams import OUTPUTS, STREAM_KINDS, ClientStreams
+from updraft.server.services.admission import Admission
 from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import EndedJob, Jobs
 from updraft.server.services.live import LiveAttempt, LiveJob
@@ -27,9 +28,12 @@ _TELL_WHY_AFTER_SECONDS = 0.7
 class ClientSession(ClientStreams):
     """One client connection: at most one job, whose streams it holds."""
 
-    def __init__(self, execution: Execution, jobs: Jobs, principal: Principal) -> None:
+    def __init__(
+        self, execution: Execution, jobs: Jobs, admission: Admission, principal: Principal
+    ) -> None:
         super().__init__(execution)
         self._jobs = jobs
+        self._admission = admission
         self._principal = principal
         self._job: LiveJob | None = None
 
@@ -71,6 +75,7 @@ class ClientSession(ClientStreams):
         if self._job is not None:
             raise errors.Conflict("this connection has its job already")
         submission, environment = parse_submission(body)
+        await self._admission.admit(self._principal, submission)
         client = self if submission.attached else None
         # The client may go while its job is being stored: the job is stored all the same.
         job_id = await asyncio.shield(

@@ -222,7 +222,7 @@ class _Unknown:
         try:
             token, project = body.get("token"), body.get("project")
             if self._doors.gate is None or type(token) is not str:
-                raise errors.NotSignedIn(errors.NOT_SIGNED_IN)
+                raise errors.NotSignedIn("this needs a credential; sign in: updraft login URL")
             who = await self._doors.gate.admit(token, project or None, self._guest.peer)
             if isinstance(who, Principal) and role in self._doors.client_roles:
                 session = self._doors.client_roles[role](who)

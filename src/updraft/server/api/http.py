@@ -94,6 +94,7 @@ class HttpApi:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # a client does not say itself where it comes from
             timeout_keep_alive=5,
         )
         config.load()

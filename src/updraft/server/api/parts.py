@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from updraft.server.services.access import Access
 from updraft.server.services.execution import Execution
 from updraft.server.services.fleet import Fleet
 from updraft.server.services.instance import Instance
@@ -20,3 +21,4 @@ class Parts:
     jobs: Jobs
     fleet: Fleet
     instance: Instance
+    access: Access

@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException
 
 import updraft
 from updraft import errors
-from updraft.server.api import routes_fleet, routes_jobs, routes_logs, routes_server
+from updraft.server.api import (
+    login_pages,
+    routes_fleet,
+    routes_jobs,
+    routes_logs,
+    routes_projects,
+    routes_server,
+    routes_sign_in,
+    routes_users,
+)
+from updraft.server.api.guard import Guard
 from updraft.server.api.parts import Parts
 from updraft.server.services.actions import Actions
 from updraft.server.services.logs import Logs
@@ -42,13 +52,20 @@ def make_app(parts: Parts) -> FastAPI:
         redoc_url=None,
     )
     api = APIRouter(prefix=PREFIX, responses=_ERRORS)
-    actions = Actions(parts.jobs, parts.execution)
+    access = parts.access
+    actions = Actions(parts.jobs, parts.execution, access.admission)
     logs = Logs(parts.database, parts.execution, parts.jobs)
     api.include_router(routes_jobs.make_router(parts.jobs, actions))
     api.include_router(routes_logs.make_router(logs))
     api.include_router(routes_fleet.make_router(parts.fleet))
     api.include_router(routes_server.make_router(parts.instance))
+    api.include_router(routes_sign_in.make_router(access))
+    api.include_router(routes_users.make_router(access))
+    api.include_router(routes_projects.make_router(access))
     app.include_router(api)
+    app.include_router(login_pages.make_router(access))
+    app.state.access = access
+    app.add_middleware(Guard, access=access)
     app.add_exception_handler(errors.UpdraftError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)

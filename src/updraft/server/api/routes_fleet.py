@@ -33,17 +33,17 @@ def make_router(fleet: Fleet) -> APIRouter:
     async def list_runners(who: Who) -> list[wire.RunnerInfo]:
         return [_runner(view) for view in fleet.runners(who)]
 
-    @router.get("/runners/{name}", summary="Show a runner")
-    async def show_runner(who: Who, name: str) -> wire.RunnerInfo:
-        return _runner(fleet.runner(who, name))
+    @router.get("/runners/{runner}", summary="Show a runner")
+    async def show_runner(who: Who, runner: str) -> wire.RunnerInfo:
+        return _runner(fleet.runner(who, runner))
 
-    @router.post("/runners/{name}/drain", summary="Give a runner no new tasks")
-    async def drain(who: Who, name: str, undo: bool = False) -> wire.RunnerInfo:
-        return _runner(await fleet.drain(who, name, draining=not undo))
+    @router.post("/runners/{runner}/drain", summary="Give a runner no new tasks")
+    async def drain(who: Who, runner: str, undo: bool = False) -> wire.RunnerInfo:
+        return _runner(await fleet.drain(who, runner, draining=not undo))
 
-    @router.delete("/runners/{name}", status_code=204, summary="Forget a runner")
-    async def remove(who: Who, name: str, force: bool = False) -> None:
-        await fleet.remove(who, name, force=force)
+    @router.delete("/runners/{runner}", status_code=204, summary="Forget a runner")
+    async def remove(who: Who, runner: str, force: bool = False) -> None:
+        await fleet.remove(who, runner, force=force)
 
     @router.post("/runner-tokens", status_code=201, summary="Make a token that machines join with")
     async def make_token(who: Who, body: wire.TokenRequest) -> wire.TokenAnswer:

@@ -23,6 +23,9 @@ from updraft.wire import schemas
 _MAX_WAIT_SECONDS = 300.0
 
 States = Annotated[list[State], Query(description="only jobs in one of these states")]
+Owner = Annotated[
+    str | None, Query(description="only this user's; `~` is the caller; without, the project's")
+]
 Failed = Annotated[bool, Query(description="only jobs that ended without being ok")]
 LabelFilters = Annotated[list[str], Query(description="KEY=VALUE; several must all hold")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
@@ -39,11 +42,15 @@ def make_router(jobs: Jobs, actions: Actions) -> APIRouter:
         who: Who,
         state: States = [],  # noqa: B006 - FastAPI copies it
         failed: Failed = False,
+        owner: Owner = None,
         label: LabelFilters = [],  # noqa: B006
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> schemas.JobPage:
-        wanted = Filter(tuple(dict.fromkeys(state)), failed, _labels(label), limit)
+        if owner is not None and not owner.isprintable():
+            raise errors.BadRequest("owner: a user's name is needed, or ~")
+        whose = who.owner if owner == "~" else owner
+        wanted = Filter(tuple(dict.fromkeys(state)), failed, _labels(label), limit, whose)
         return presenting.page(await jobs.list(who, wanted, cursor))
 
     @router.post("/jobs", status_code=201, summary="Submit a detached job")

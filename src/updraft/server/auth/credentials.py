@@ -16,6 +16,7 @@ from hashlib import sha256
 _PREFIX = "updraft"
 _ID_BYTES = 6
 _SECRET_BYTES = 32
+_HEX = frozenset("0123456789abcdef")
 
 
 class Kind(StrEnum):
@@ -23,6 +24,8 @@ class Kind(StrEnum):
 
     USER = "user"
     """Acts as a user: a token they made, or a session that began with a sign-in."""
+    BROWSER = "browser"
+    """Signs a browser in to the pages under ``/login``, and is good for nothing else."""
     JOIN = "join"
     """Lets machines become runners of one pool."""
     RUNNER = "runner"
@@ -64,5 +67,10 @@ def parse(text: str) -> Credential | None:
     """Return the credential that ``text`` is, None when it is none."""
     match text.split("_"):
         case [prefix, kind, identity, secret] if prefix == _PREFIX and kind in list(Kind):
-            return Credential(Kind(kind), identity, secret)
+            return Credential(Kind(kind), identity, secret) if can_be_id(identity) else None
     return None
+
+
+def can_be_id(text: str) -> bool:
+    """Whether a credential could have this id."""
+    return len(text) == 2 * _ID_BYTES and _HEX.issuperset(text)

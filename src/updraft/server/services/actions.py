@@ -1,6 +1,7 @@
-"""What an owner asks about jobs: submit, run again, extend, cancel.
+"""What members of a project ask about jobs: submit, run again, extend, cancel.
 
-Each authorises (the job is the principal's), validates, and writes; what is acknowledged is stored.
+Each authorises, validates, and writes; what is acknowledged is stored.  What somebody does to
+another's job, as an admin, is in the audit.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.job import Command, Policy, Resources, Submission
 from updraft.model.states import State, Wanted
+from updraft.server.services.admission import Admission
 from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import Jobs, JobView
 from updraft.server.services.submission import parse_submission
@@ -35,14 +37,16 @@ class Caller:
 class Actions:
     """Requests about jobs, as the API and others in the server make them."""
 
-    def __init__(self, jobs: Jobs, execution: Execution) -> None:
+    def __init__(self, jobs: Jobs, execution: Execution, admission: Admission) -> None:
         self._jobs = jobs
+        self._admission = admission
         self._execution = execution
         self._extending = asyncio.Lock()
 
     async def submit(self, who: Principal, body: Mapping[str, Any]) -> JobView:
         """Store a detached job and return it.  ``body`` as ``parse_submission`` takes it."""
         submission, environment = parse_submission(body)
+        await self._admission.admit(who, submission)
         # Once begun, the submission is stored whether its caller waits or not.
         job_id = await asyncio.shield(self._execution.submit(who, submission, environment))
         return await self._jobs.show(who, job_id)
@@ -75,6 +79,7 @@ class Actions:
             pool=row["pool"],
             source=row["id"],
         )
+        await self._admission.admit(who, submission)
         environment = _merge(
             caller.environment, [b"PWD=" + command.directory, *command.set_environment]
         )
@@ -84,13 +89,14 @@ class Actions:
     async def cancel(self, who: Principal, job_id: str) -> JobView:
         """Cancel a job that has not ended; one that was cancelled before is left as it is.
 
-        Raises ``errors.Conflict`` when the job ended otherwise.
+        Raises ``errors.Conflict`` when the job ended otherwise, and ``errors.NotAllowed`` when it
+        is another's.
         """
-        row = await self._jobs.row(who, job_id)
+        row = await self._jobs.changeable(who, job_id, "cancel job")
         job = self._execution.live.find_serial(row["serial"])
         if job is not None and job.wanted is not Wanted.CANCEL:
             await asyncio.shield(self._execution.cancel(job))
-        view = await self._jobs.show(who, row["id"])
+        view = await self._jobs.shown(who, row)
         state = State(view.row["state"])
         if state.terminal and state is not State.CANCELLED:
             raise errors.Conflict(f"job {row['id']} has ended ({state}: {view.row['message']})")
@@ -99,11 +105,12 @@ class Actions:
     async def extend(self, who: Principal, job_id: str, more_ms: int) -> JobView:
         """Give a job that has not ended more time.
 
-        Raises ``errors.Conflict`` when it has ended, or has no time limit.
+        Raises ``errors.Conflict`` when it has ended, or has no time limit, and
+        ``errors.NotAllowed`` when it is another's.
         """
         if more_ms <= 0:
             raise errors.BadRequest("the time to add must be more than nothing, as 10m or 2h")
-        row = await self._jobs.row(who, job_id)
+        row = await self._jobs.changeable(who, job_id, "extend job")
         async with self._extending:  # two extensions at once add up
             job = self._execution.live.find_serial(row["serial"])
             if job is None:
@@ -114,7 +121,7 @@ class Actions:
             if limit_ms > _MAX_LIMIT_MS:
                 raise errors.BadRequest("a time limit is at most ten years; add less")
             await asyncio.shield(self._execution.set_time_limit(job, limit_ms))
-        return await self._jobs.show(who, row["id"])
+        return await self._jobs.shown(who, row)
 
 
 def _detached(stored: dict[str, Any]) -> Command:

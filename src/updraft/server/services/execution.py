@@ -177,7 +177,9 @@ class Execution:
         except IntegrityError:
             self._drop(job)
             known = await self._database.read(
-                lambda connection: queries.find_submitted(connection, who.owner, submission.key)
+                lambda connection: queries.find_submitted(
+                    connection, who.owner, submission.key, who.project
+                )
             )
             if known is None:
                 raise

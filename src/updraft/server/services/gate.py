@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.pool import Runner
 from updraft.server.auth import credentials
@@ -14,7 +13,7 @@ from updraft.server.services.fleet import Fleet
 class Users(Protocol):
     """Knows users by their tokens and sessions."""
 
-    async def authenticate(self, token: str, project: str | None) -> Principal:
+    async def authenticate(self, token: str, project: str | None, peer: str = "") -> Principal:
         """Return who carries the token.  Raises ``errors.NotSignedIn``, and for the project."""
 
 
@@ -33,6 +32,4 @@ class Gate:
         carried = credentials.parse(token)
         if carried is not None and carried.kind is credentials.Kind.RUNNER:
             return self._fleet.admit(carried)
-        if carried is not None and carried.kind is credentials.Kind.USER:
-            return await self._users.authenticate(token, project)
-        raise errors.NotSignedIn(errors.NOT_SIGNED_IN)
+        return await self._users.authenticate(token, project, peer)

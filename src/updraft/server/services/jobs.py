@@ -1,4 +1,8 @@
-"""Looking jobs up, always within what the principal may see."""
+"""Looking jobs up, always within the principal's project.
+
+All of a project's members see all of its jobs.  A server admin who is not in the project sees them
+too, and that is in the audit.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.job import Outcome
 from updraft.model.states import State, Wanted
+from updraft.server.services.audit import looks_in, note, note_about_job
+from updraft.server.services.authority import need_change
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveJob
 from updraft.store import jobs as queries
@@ -36,7 +42,7 @@ class EndedJob:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as its owner sees it."""
+    """A job as those see it who are in its project."""
 
     row: RowMapping
     command: dict[str, Any]
@@ -66,9 +72,25 @@ class Jobs:
     async def row(self, who: Principal, job_id: str) -> RowMapping:
         """Return the job whose id is, or uniquely begins with, ``job_id``.
 
-        Raises ``errors.NotFound``, for another owner's job too, and ``errors.BadRequest`` when the
-        beginning fits several.
+        Raises ``errors.NotFound``, for another project's job too, ``errors.NotAllowed``, and
+        ``errors.BadRequest`` when the beginning fits several.
         """
+        row = await self._row(who, job_id)
+        if looks_in(who):
+            await note_about_job(self._database, who, "see job", row["id"], row["owner"])
+        return row
+
+    async def changeable(self, who: Principal, job_id: str, action: str) -> RowMapping:
+        """Return the job if the principal may end and change it; an admin's ``action`` is noted.
+
+        Raises as ``row`` does, and ``errors.NotAllowed`` when it is another's.
+        """
+        row = await self._row(who, job_id)
+        need_change(who, row["owner"], row["id"])
+        await note_about_job(self._database, who, action, row["id"], row["owner"])
+        return row
+
+    async def _row(self, who: Principal, job_id: str) -> RowMapping:
         rows = await self._database.read(lambda c: queries.find_job(c, who, job_id))
         if not rows:
             raise errors.NotFound(f"there is no job {job_id!r}; see: updraft job list --all")
@@ -79,6 +101,10 @@ class Jobs:
     async def show(self, who: Principal, job_id: str) -> JobView:
         """Return all there is to see of one job.  Raises as ``row`` does."""
         found = await self.row(who, job_id)
+        return await self.shown(who, found)
+
+    async def shown(self, who: Principal, found: RowMapping) -> JobView:
+        """Return all there is to see of a job that was looked up before."""
         serial = found["serial"]
 
         def read(connection: Connection) -> tuple[Any, ...]:
@@ -107,20 +133,26 @@ class Jobs:
                         await changed.wait()
             except TimeoutError:
                 pass
-        return await self.show(who, row["id"])
+        return await self.shown(who, row)
 
     async def resolve(self, who: Principal, job_id: str) -> LiveJob | EndedJob:
-        """Return the live job, or how it ended."""
+        """Return the live job, whose streams the caller may take over, or how it ended.
+
+        Raises as ``row`` does, and ``errors.NotAllowed`` for another's live job.
+        """
         live = self._execution.live.find(job_id)
         if live is not None and live.owner == who.owner and live.project == who.project:
+            need_change(who, live.owner, live.id)
             return live
         row = await self.row(who, job_id)
         live = self._execution.live.find_serial(row["serial"])
         if live is not None:
+            need_change(who, live.owner, live.id)
+            await note_about_job(self._database, who, "attach to job", live.id, live.owner)
             return live
         state = State(row["state"])
         if not state.terminal:  # its end was stored while we looked
-            row = await self.row(who, row["id"])
+            row = await self._row(who, row["id"])
         attempts = await self._database.read(lambda c: queries.attempts_of(c, row["serial"]))
         last = attempts[-1] if attempts else None
         outcome = Outcome(State(row["state"]), row["exit_code"], row["message"])
@@ -132,7 +164,7 @@ class Jobs:
     # -- lists
 
     async def list(self, who: Principal, wanted: queries.Filter, cursor: str | None = None) -> Page:
-        """Return the principal's jobs that match, newest first; ``cursor`` is an earlier page's.
+        """Return the project's jobs that match, newest first; ``cursor`` is an earlier page's.
 
         Raises ``errors.BadRequest`` for a cursor that is none.
         """
@@ -154,6 +186,9 @@ class Jobs:
             return rows, long
 
         rows, long = await self._database.read(read)
+        others = any(row["owner"] != who.owner for row in rows)
+        if not who.member or (others and looks_in(who)):
+            await self._database.write(lambda c: note(c, who, "list jobs", who.project))
         ended = [
             row["serial"]
             for row in rows

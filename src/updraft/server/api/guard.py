@@ -1,0 +1,119 @@
+"""Lets no request in without credentials, but for the routes in one list.
+
+A unix socket's peer is known before a byte is read; the door puts them into the scope.  Elsewhere
+the credential is in the ``Authorization`` header and nowhere else: not in a cookie, which a browser
+would send for any page that asks it to, and not in the address, which ends up in logs.  A route
+that is added is closed until it is listed here, and so is what is no route at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from fastapi.responses import JSONResponse
+
+from updraft import errors
+from updraft.server.services.access import Access
+from updraft.wire import schemas
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from updraft.model.access import Principal
+
+log = logging.getLogger("updraft.api")
+
+PUBLIC = frozenset(
+    {
+        # how the server is, for whoever restarts it
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        # these have credentials of their own: a join token, a password, a device's code
+        ("POST", "/api/v1/runners/join"),
+        ("POST", "/api/v1/sign-in"),
+        ("POST", "/api/v1/device"),
+        ("POST", "/api/v1/device/token"),
+        # pages for browsers: a password, a cookie that is good here only, an identity provider
+        ("GET", "/login"),
+        ("POST", "/login"),
+        ("POST", "/login/oidc"),
+        ("GET", "/login/oidc/callback"),
+    }
+)
+"""All that answers without credentials."""
+
+ABOUT_NO_PROJECT = frozenset(
+    {
+        *("me", "sign-out", "tokens", "users", "projects", "audit"),
+        *("runners", "runner-tokens", "pools", "status", "stop"),
+    }
+)
+"""Routes that a user may ask who is in several projects and names none, or is in none yet."""
+
+PROJECT_HEADER = b"updraft-project"
+
+
+class Guard:
+    """Puts the principal of a request into its scope, or refuses the request."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI has it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        method = scope.get("method", "GET")
+        if scope["type"] == "http" and (method, scope["path"]) in PUBLIC:
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["principal"] = await self._principal(scope)
+        except errors.UpdraftError as error:
+            await _refuse(error, scope, receive, send)
+            return
+        except Exception as error:
+            log.exception("cannot tell who asks")
+            failed = errors.UpdraftError(f"the server failed ({type(error).__name__}); see its log")
+            await _refuse(failed, scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _principal(self, scope: Scope) -> Principal:
+        token, project = _asked(scope)
+        known: Principal | None = scope.get("principal")
+        if known is not None:
+            return known if project is None else self._access.in_project(known, project)
+        client = scope.get("client")
+        peer = client[0] if client else ""
+        about = scope["path"].removeprefix("/api/v1/").partition("/")[0]
+        return await self._access.authenticate(
+            token, project, peer, need_project=about not in ABOUT_NO_PROJECT
+        )
+
+
+def _asked(scope: Scope) -> tuple[str, str | None]:
+    """Return the token and the project that a request names."""
+    token, project = "", None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, rest = value.decode("latin-1").partition(" ")
+            token = rest.strip() if scheme.lower() == "bearer" else ""
+        elif name == PROJECT_HEADER:
+            project = value.decode("latin-1") or None
+    return token, project
+
+
+async def _refuse(error: errors.UpdraftError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})  # before it was accepted: 403
+        return
+    body = schemas.Error(error=schemas.ErrorDetail(code=error.code, message=error.message))
+    answer = JSONResponse(body.model_dump(), status_code=error.status)
+    if error.status == errors.NotSignedIn.status:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    await answer(scope, receive, send)

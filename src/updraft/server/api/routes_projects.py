@@ -1,0 +1,81 @@
+"""Projects, their members and limits, over HTTP."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from updraft.server.api import presenting_access as presenting
+from updraft.server.api.requests import ProjectName, UserName, Who
+from updraft.server.services.access import Access
+from updraft.wire import access_schemas as schemas
+
+
+def make_router(access: Access) -> APIRouter:
+    """Return the routes of projects."""
+    router = APIRouter(tags=["projects"])
+    projects = access.projects
+
+    @router.get("/projects", summary="List the projects that are yours")
+    async def list_projects(who: Who) -> schemas.Projects:
+        """A server admin sees all."""
+        found = await projects.list(who)
+        return schemas.Projects(projects=[presenting.project(view) for view in found])
+
+    @router.post("/projects", status_code=201, summary="Make a project")
+    async def create(who: Who, body: schemas.ProjectRequest) -> schemas.Project:
+        """For server admins."""
+        return presenting.project(await projects.create(who, body.name))
+
+    @router.get("/projects/{project}", summary="Show a project")
+    async def show(who: Who, project: ProjectName) -> schemas.Project:
+        return presenting.project(await projects.show(who, project))
+
+    @router.post("/projects/{project}/archive", summary="Let a project take no more jobs")
+    async def archive(who: Who, project: ProjectName) -> schemas.Project:
+        """Its jobs can be looked at as before."""
+        return presenting.project(await projects.set_archived(who, project, True))
+
+    @router.post("/projects/{project}/unarchive", summary="Let a project take jobs again")
+    async def unarchive(who: Who, project: ProjectName) -> schemas.Project:
+        return presenting.project(await projects.set_archived(who, project, False))
+
+    @router.put("/projects/{project}/limits", summary="Set a project's limits")
+    async def set_limits(
+        who: Who, project: ProjectName, body: schemas.LimitsRequest
+    ) -> schemas.Project:
+        """All of them: what is left out is without limit. For server admins."""
+        limits = presenting.wanted_limits(body)
+        return presenting.project(await projects.set_limits(who, project, limits))
+
+    @router.get("/projects/{project}/members", summary="List who is in a project")
+    async def members(who: Who, project: ProjectName) -> schemas.Members:
+        rows = await projects.members(who, project)
+        return schemas.Members(members=[presenting.member(row) for row in rows])
+
+    @router.put("/projects/{project}/members/{user}", summary="Put a user into a project")
+    async def set_member(
+        who: Who, project: ProjectName, user: UserName, body: schemas.MemberRequest
+    ) -> schemas.Member:
+        """A member gets the role. For admins of the project."""
+        return presenting.member(await projects.set_member(who, project, user, body.role))
+
+    @router.delete(
+        "/projects/{project}/members/{user}",
+        status_code=204,
+        summary="Take a user out of a project",
+    )
+    async def remove_member(who: Who, project: ProjectName, user: UserName) -> None:
+        """Their jobs stay. The last admin stays too."""
+        await projects.remove_member(who, project, user)
+
+    @router.put(
+        "/projects/{project}/members/{user}/limits", summary="Set a member's limits in a project"
+    )
+    async def set_member_limits(
+        who: Who, project: ProjectName, user: UserName, body: schemas.LimitsRequest
+    ) -> schemas.Member:
+        """All of them: what is left out is without limit."""
+        limits = presenting.wanted_limits(body)
+        return presenting.member(await projects.set_member_limits(who, project, user, limits))
+
+    return router

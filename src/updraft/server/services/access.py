@@ -1,0 +1,69 @@
+"""Access: users, projects, credentials and the audit, put together for those who ask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from updraft.model.access import Principal, Role
+from updraft.model.limits import Limits
+from updraft.server.auth.passwords import Passwords
+from updraft.server.services.accounts import Accounts
+from updraft.server.services.admission import Admission
+from updraft.server.services.audit import Audit
+from updraft.server.services.devices import Devices
+from updraft.server.services.oidc import Oidc, OidcSettings
+from updraft.server.services.projects import Projects, no_project
+from updraft.server.services.sign_in import SessionLimits, SignIn
+from updraft.store.database import Database
+
+
+class Access:
+    """Who may do what.  ``load`` before use, ``close`` before the database."""
+
+    def __init__(
+        self,
+        database: Database,
+        sessions: SessionLimits | None = None,
+        oidc: OidcSettings | None = None,
+    ) -> None:
+        passwords = Passwords()
+        self.sign_in = SignIn(database, passwords, sessions or SessionLimits(), self._changed)
+        self.accounts = Accounts(database, passwords, self._changed)
+        self.projects = Projects(database, self._changed)
+        self.admission = Admission(database, self.projects)
+        self.audit = Audit(database)
+        self.devices = Devices(self.sign_in)
+        self.oidc = None if oidc is None else Oidc(database, oidc, self._changed)
+
+    async def load(self) -> None:
+        """Read what is held in memory."""
+        await self.projects.load()
+
+    async def close(self) -> None:
+        """Finish what is being written."""
+        await self.sign_in.close()
+
+    async def authenticate(
+        self, token: str, project: str | None, peer: str = "", *, need_project: bool = True
+    ) -> Principal:
+        """Return who holds a token, as ``SignIn.authenticate`` does, and raise as it does."""
+        return await self.sign_in.authenticate(token, project, peer, need_project=need_project)
+
+    def in_project(self, who: Principal, project: str) -> Principal:
+        """Return a principal of the unix socket in another project than the one they came in.
+
+        Raises ``errors.NotFound`` when there is none, or it is not theirs.
+        """
+        if project == who.project:
+            return who
+        if not who.server_admin or not self.projects.exists(project):
+            raise no_project(project)
+        role, member = self.projects.role_in(who, project) or (Role.VIEWER, False)
+        return replace(who, project=project, role=role, member=member)
+
+    def limits_of(self, project: str, owner: str) -> tuple[Limits, Limits]:
+        """Return a project's limits and the owner's in it, from memory: asked on every grant."""
+        return self.projects.limits_of(project, owner)
+
+    def _changed(self) -> None:
+        self.sign_in.forget()
