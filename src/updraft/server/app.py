@@ -19,13 +19,17 @@ from updraft.server.api.door import Door, Doors
 from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.loops.lag import watch_lag
 from updraft.server.loops.retention import keep_output_bounded
 from updraft.server.loops.upgrade import wait_for_upgrade
+from updraft.server.observe import logs
+from updraft.server.observe.traces import traces_to
 from updraft.server.relay.relay import Relay
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
+from updraft.server.services.operations import Operations
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database, sqlite_url
@@ -71,7 +75,12 @@ class Server:
         beside = BesideRuns(execution)
         agents = AgentSessions(execution, beside)
         instance = Instance(self._folders, execution, configuration.server)
-        http = HttpApi(execution, jobs, database, instance)
+        telemetry = configuration.telemetry
+        traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
+        operations = Operations(execution, database, instance, traces=traces)
+        if token := reading.secret(telemetry.metrics_token_file):
+            operations.open_metrics(token)
+        http = HttpApi(execution, jobs, database, instance, operations)
         doors = Doors(
             {
                 "client": lambda who: ClientSession(execution, jobs, who),
@@ -81,6 +90,11 @@ class Server:
             },
             http=http.protocol,
         )
+        operations.connections = lambda: {
+            "client": len(doors.clients),
+            "http": http.connections,
+            "new": len(doors.open),
+        }
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
             lambda: Door(doors), sock=listen_unix(self._folders.socket)
@@ -99,9 +113,12 @@ class Server:
             asyncio.create_task(self._watch_idle(instance, doors, listener), name="idle"),
             asyncio.create_task(_restart_on_upgrade(instance), name="upgrade"),
             asyncio.create_task(
-                keep_output_bounded(database, self._folders.logs, configuration.server),
+                keep_output_bounded(
+                    database, self._folders.logs, configuration.server, operations.beats
+                ),
                 name="retention",
             ),
+            asyncio.create_task(watch_lag(operations.measures, operations.beats), name="lag"),
             asyncio.create_task(http.preload(), name="http"),
         ]
         await instance.stop_requested.wait()
@@ -114,12 +131,14 @@ class Server:
         listener.close()
         await execution.settle()
         await http.finish()
+        await asyncio.to_thread(traces.close)
         await database.close()
         keys.close()
         log.info("stopped")
 
     def _prepare(self) -> Configuration:
         found = reading.load(self._folders)
+        logs.configure(found.server.log_format, found.server.log_level)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._folders.stopped)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)

@@ -14,6 +14,7 @@ from updraft.model.access import Principal
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
+from updraft.server.services.operations import Operations
 from updraft.store.database import Database
 
 if TYPE_CHECKING:
@@ -31,9 +32,14 @@ class HttpApi:
     """Makes a protocol for each HTTP connection."""
 
     def __init__(
-        self, execution: Execution, jobs: Jobs, database: Database, instance: Instance
+        self,
+        execution: Execution,
+        jobs: Jobs,
+        database: Database,
+        instance: Instance,
+        operations: Operations,
     ) -> None:
-        self._parts = (execution, jobs, database, instance)
+        self._parts = (execution, jobs, database, instance, operations)
         self._config: Config | None = None
         self._state: ServerState | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -61,6 +67,11 @@ class HttpApi:
     def is_loading(self) -> bool:
         """Whether the application is not there yet."""
         return self._config is None
+
+    @property
+    def connections(self) -> int:
+        """How many connections speak HTTP."""
+        return 0 if self._state is None else len(self._state.connections)
 
     async def preload(self) -> None:
         """Load when the first jobs have had their turn.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,16 +12,16 @@ from starlette.exceptions import HTTPException
 
 import updraft
 from updraft import errors
-from updraft.server.api import routes_jobs, routes_logs, routes_server
+from updraft.server.api import routes_jobs, routes_logs, routes_operations, routes_server
+from updraft.server.api.observed import HEADER, REQUEST_ID, Observed
 from updraft.server.services.actions import Actions
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
 from updraft.server.services.logs import Logs
+from updraft.server.services.operations import Operations
 from updraft.store.database import Database
 from updraft.wire import schemas
-
-log = logging.getLogger("updraft.api")
 
 PREFIX = "/api/v1"
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -35,8 +34,15 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _CODES = {404: "not_found", 405: "bad_request", 403: "not_allowed"}
 
 
-def make_app(execution: Execution, jobs: Jobs, database: Database, instance: Instance) -> FastAPI:
+def make_app(
+    execution: Execution,
+    jobs: Jobs,
+    database: Database,
+    instance: Instance,
+    operations: Operations | None = None,
+) -> FastAPI:
     """Return the application."""
+    operations = operations or Operations(execution, database, instance)
     app = FastAPI(
         title="Updraft",
         version=updraft.__version__,
@@ -49,6 +55,10 @@ def make_app(execution: Execution, jobs: Jobs, database: Database, instance: Ins
     api.include_router(routes_logs.make_router(Logs(database, execution, jobs)))
     api.include_router(routes_server.make_router(instance))
     app.include_router(api)
+    app.include_router(routes_operations.make_router(operations), responses=_ERRORS)
+    # The last one that is added is the outermost.
+    app.add_middleware(Observed, operations=operations, prefix=PREFIX)
+    app.state.operations = operations
     app.add_exception_handler(errors.UpdraftError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
@@ -70,34 +80,37 @@ def _described(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-async def _refused(_request: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.UpdraftError)  # noqa: S101 - registered for these
-    return _answer(error.status, error.code, error.message)
+    return _answer(request, error.status, error.code, error.message)
 
 
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for these
     first = error.errors()[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     said = first["msg"].removeprefix("Value error, ")
     said = said[:1].lower() + said[1:]
-    return _answer(400, errors.BadRequest.code, f"{'.'.join(where) or 'the body'}: {said}")
+    return _answer(request, 400, errors.BadRequest.code, f"{'.'.join(where) or 'the body'}: {said}")
 
 
 async def _no_route(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for these
     message = f"{request.method} {request.url.path}: {error.detail}; see {PREFIX}/openapi.json"
     code = _CODES.get(error.status_code, errors.BadRequest.code)
-    return _answer(error.status_code, code, message)
+    return _answer(request, error.status_code, code, message)
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _answer(
-        500, errors.UpdraftError.code, f"the server failed ({type(error).__name__}); see its log"
-    )
+    identity = request.scope.get(REQUEST_ID, "")
+    said = f"the server failed ({type(error).__name__}); see its log for request {identity}"
+    answer = _answer(request, 500, errors.UpdraftError.code, said)
+    answer.headers[HEADER] = identity
+    return answer
 
 
-def _answer(status: int, code: str, message: str) -> JSONResponse:
+def _answer(request: Request, status: int, code: str, message: str) -> JSONResponse:
+    operations: Operations = request.app.state.operations
+    operations.measures.error(code)
     body = schemas.Error(error=schemas.ErrorDetail(code=code, message=message))
     return JSONResponse(body.model_dump(), status_code=status)

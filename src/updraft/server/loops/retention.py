@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import time
 from pathlib import Path
@@ -11,23 +10,26 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from updraft.configuration.schema import Server
+from updraft.server.observe.beats import Beats
 from updraft.store import jobs as queries
 from updraft.store.database import Database
 
-log = logging.getLogger("updraft.retention")
+NAME = "retention"
 
 _PASS_SECONDS = 600.0
+_LATE_SECONDS = 3 * _PASS_SECONDS
 _BATCH = 200
 _FOR_EVER_SECONDS = 200 * 365 * 86400.0
 
 
-async def keep_output_bounded(database: Database, logs_folder: str, configuration: Server) -> None:
+async def keep_output_bounded(
+    database: Database, logs_folder: str, configuration: Server, beats: Beats
+) -> None:
     """Run a pass now and then, for ever."""
+    beats.expect(NAME, _LATE_SECONDS)
     while True:
-        try:
+        with beats.one_pass(NAME):
             await drop_old_output(database, logs_folder, configuration, time.time_ns())
-        except Exception:
-            log.exception("a retention pass failed")
         await asyncio.sleep(_PASS_SECONDS)
 
 
