@@ -2,6 +2,7 @@
 
 import httpx
 
+from tests.waiting import until
 from updraft.testing.instance import Instance
 
 
@@ -14,6 +15,11 @@ def test_a_running_server_is_alive_and_ready_and_its_log_knows_the_request(
         assert client.get("/readyz").text == "ready\n"
         answer = client.get("/api/v1/jobs", headers={"X-Request-ID": "asked-by-the-test"})
     assert answer.headers["x-request-id"] == "asked-by-the-test"
-    log = (updraft_home.state / "server.log").read_text()
-    (line,) = [line for line in log.splitlines() if "asked-by-the-test" in line]
+
+    def look() -> str | None:
+        log = (updraft_home.state / "server.log").read_text()
+        return next((line for line in log.splitlines() if "asked-by-the-test" in line), None)
+
+    line = until(look, "the line in the log")
+    assert line is not None
     assert " server INFO GET /api/v1/jobs 200 " in line
