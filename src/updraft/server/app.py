@@ -20,6 +20,7 @@ from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.loops.lag import watch_lag
+from updraft.server.loops.notifications import notify
 from updraft.server.loops.retention import keep_output_bounded
 from updraft.server.loops.upgrade import wait_for_upgrade
 from updraft.server.observe import logs
@@ -117,6 +118,16 @@ class Server:
                     database, self._folders.logs, configuration.server, operations.beats
                 ),
                 name="retention",
+            ),
+            asyncio.create_task(
+                notify(
+                    database,
+                    configuration.notifications,
+                    operations.beats,
+                    operations.measures,
+                    configuration.server.url,
+                ),
+                name="notifications",
             ),
             asyncio.create_task(watch_lag(operations.measures, operations.beats), name="lag"),
             asyncio.create_task(http.preload(), name="http"),

@@ -106,3 +106,10 @@ events = Table(
     Column("message", Text, nullable=False),
     Index("ix_events_job_serial_serial", "job_serial", "serial"),
 )
+
+notification_cursors = Table(
+    "notification_cursors",
+    metadata,
+    Column("receiver", Text, primary_key=True),
+    Column("event_serial", BigInteger, nullable=False),  # told up to here
+)
