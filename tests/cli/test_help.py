@@ -52,6 +52,7 @@ def test_the_commands_are_those_of_the_documentation() -> None:
         "run", "batch", "logs", "attach", "exec", "serve", "status", "stop", "doctor", "help",
         "completion", "job", "job list", "job show", "job wait", "job watch", "job cancel",
         "job extend", "job rerun", "config", "config check", "config show", "config help",
+        "admin", "admin backup", "admin restore",
     }  # fmt: skip
 
 

@@ -46,6 +46,7 @@ ROOT = _Root(
             "updraft.cli.doctor:command",
             "check what is installed and reachable and allowed",
         ),
+        "admin": ("updraft.cli.admin:command", "back a server up, and restore it"),
         "config": ("updraft.cli.config:command", "check, show and explain what is configured"),
         "help": ("updraft.cli.help:command", "explain exit-codes"),
         "completion": (

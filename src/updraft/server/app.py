@@ -19,6 +19,7 @@ from updraft.server.api.door import Door, Doors
 from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.loops.backups import keep_backups
 from updraft.server.loops.lag import watch_lag
 from updraft.server.loops.notifications import notify
 from updraft.server.loops.retention import keep_output_bounded
@@ -128,6 +129,9 @@ class Server:
                     configuration.server.url,
                 ),
                 name="notifications",
+            ),
+            asyncio.create_task(
+                keep_backups(self._folders, configuration, operations.beats), name="backups"
             ),
             asyncio.create_task(watch_lag(operations.measures, operations.beats), name="lag"),
             asyncio.create_task(http.preload(), name="http"),
