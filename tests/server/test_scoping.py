@@ -19,8 +19,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /jobs/{job}/rerun": {"key": "another-key"},
     "POST /stop": {"mode": "cancel"},
 }
-REFUSED = {"GET /status", "POST /stop"}
+REFUSED = {"GET /status", "POST /stop", "GET /metrics"}
 """What is the server owner's alone."""
+
+
+PUBLIC = {"GET /healthz": "alive\n", "GET /readyz": "ready\n"}
+"""What everybody is told."""
 
 
 def routes(made: Api) -> list[tuple[str, str]]:
@@ -43,12 +47,16 @@ def test_every_route_is_empty_or_refuses_for_another_principal(
         for method, path in routes(made):
             name = f"{method} {path}"
             full = path.replace("{job}", mine).replace("{stream}", "stdout")
+            if name in PUBLIC or name == "GET /metrics":
+                full = f"http://x{path}"  # beside the API
             answer = await made.ask(method, full, other, json=BODIES.get(name))
             seen.add(name)
             if "{job}" in path:
                 assert answer.status_code == 404, name
                 assert answer.json()["error"]["code"] == "not_found", name
                 assert mine in answer.json()["error"]["message"]
+            elif name in PUBLIC:
+                assert answer.text == PUBLIC[name]
             elif name in REFUSED:
                 assert answer.status_code == 403, name
             elif name == "GET /jobs":
