@@ -4,20 +4,28 @@ import asyncio
 import hmac
 import json
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, AuthResult
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from sqlalchemy import Connection
 
+from tests.cli.calling import call, submit
 from tests.waiting import until
 from updraft.configuration.kinds import Address
 from updraft.configuration.schema import Notification
@@ -31,6 +39,7 @@ from updraft.server.services.senders import sender_for
 from updraft.store import notifications as queries
 from updraft.store import schema, tables
 from updraft.store.database import Database
+from updraft.testing.instance import instance
 
 ALL = ("submitted", "started", "retried", "ok", "not_ok")
 SECRET = "made-for-this-test"
@@ -452,3 +461,110 @@ def test_a_mail_arrives_and_what_cannot_be_is_told_apart(tmp_path: Path) -> None
         listening.close()
 
     with_events(tmp_path, check)
+
+
+def test_a_password_goes_only_over_an_encrypted_connection(
+    tmp_path: Path, secret_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    mailbox = Mailbox()
+    seen: list[tuple[str, bytes]] = []
+
+    def authenticate(server: Any, session: Any, envelope: Any, how: str, data: Any) -> AuthResult:
+        seen.append((data.login.decode(), data.password))
+        return AuthResult(success=data.password == SECRET.encode())
+
+    async def check(events: Events) -> None:
+        loop = asyncio.get_running_loop()
+
+        def starttls() -> SMTP:
+            return SMTP(
+                mailbox, tls_context=context, require_starttls=True, authenticator=authenticate
+            )
+
+        def plain() -> SMTP:
+            return SMTP(mailbox)
+
+        offers = await loop.create_server(starttls, "127.0.0.1", 0)
+        offers_not = await loop.create_server(plain, "127.0.0.1", 0)
+        measures = Measures()
+
+        async def tell(server: asyncio.AbstractServer) -> None:
+            port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+            to = Notification(
+                kind="email", sender="updraft@example.com", to=("ops@example.com",),
+                smtp=Address("127.0.0.1", port), smtp_user="updraft", secret_file=secret_file,
+            )  # fmt: skip
+            mine = await receiver(events, to, measures)
+            await events.job(State.SUCCESS)
+            await mine.one_pass()
+
+        await tell(offers)
+        assert mailbox.got.get(timeout=20).rcpt_tos == ["ops@example.com"]
+        assert seen == [("updraft", SECRET.encode())]
+        await tell(offers_not)
+        assert mailbox.got.empty()
+        assert len(seen) == 1
+        assert measures.notified["mine", "dropped"] == 1
+        for server in (offers, offers_not):
+            server.close()
+
+    with_events(tmp_path, check)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1; return its file and its key's."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test's own")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+def test_a_running_server_tells_of_its_jobs(tmp_path: Path, hook: Hook, secret_file: str) -> None:
+    with instance(tmp_path / "home") as own:
+        config = own.home / "config"
+        config.mkdir()
+        (config / "updraft.toml").write_text(
+            f'[notifications.ci]\nurl = "{hook.url}"\nsecret_file = "{secret_file}"\n'
+            'events = ["submitted", "started", "ok", "not_ok"]\n'
+        )
+        assert call(own, "updraft", "job", "list").code == 0
+        first = submit(own, "--name", "train", "sh", "-c", "exit 3")
+        bodies = hook.bodies(3)
+        assert [body["event"]["kind"] for body in bodies] == ["submitted", "started", "not_ok"]
+        assert {body["job"]["id"] for body in bodies} == {first}
+        # What happened while there was no server is told by the next one.
+        own.kill("server")
+        second = call(own, "ubatch", "true").out.strip()
+        told: set[tuple[str, str]] = set()
+        while (second, "ok") not in told:
+            (body,) = hook.bodies(1)
+            told.add((body["job"]["id"], body["event"]["kind"]))
+        log = (own.state / "server.log").read_text()
+        assert SECRET not in log
+        assert "Traceback" not in log

@@ -19,9 +19,7 @@ from updraft.server.api.door import Door, Doors
 from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.auth.environment_keys import EnvironmentKeys
-from updraft.server.loops.backups import keep_backups
 from updraft.server.loops.lag import watch_lag
-from updraft.server.loops.notifications import notify
 from updraft.server.loops.retention import keep_output_bounded
 from updraft.server.loops.upgrade import wait_for_upgrade
 from updraft.server.observe import logs
@@ -120,22 +118,10 @@ class Server:
                 ),
                 name="retention",
             ),
-            asyncio.create_task(
-                notify(
-                    database,
-                    configuration.notifications,
-                    operations.beats,
-                    operations.measures,
-                    configuration.server.url,
-                ),
-                name="notifications",
-            ),
-            asyncio.create_task(
-                keep_backups(self._folders, configuration, operations.beats), name="backups"
-            ),
             asyncio.create_task(watch_lag(operations.measures, operations.beats), name="lag"),
             asyncio.create_task(http.preload(), name="http"),
         ]
+        loops += self._operators_loops(configuration, database, operations)
         await instance.stop_requested.wait()
         if instance.stopping:
             await _serve_last_output(doors)
@@ -157,6 +143,25 @@ class Server:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._folders.stopped)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
+        return found
+
+    def _operators_loops(
+        self, configuration: Configuration, database: Database, operations: Operations
+    ) -> list[asyncio.Task[None]]:
+        """Start what only some servers need, and load it only there."""
+        beats = operations.beats
+        found = []
+        if configuration.backup.folder:
+            from updraft.server.loops.backups import keep_backups  # noqa: PLC0415
+
+            loop = keep_backups(self._folders, configuration, beats)
+            found.append(asyncio.create_task(loop, name="backups"))
+        if receivers := configuration.notifications:
+            from updraft.server.loops.notifications import notify  # noqa: PLC0415
+
+            url = configuration.server.url
+            loop = notify(database, receivers, beats, operations.measures, url)
+            found.append(asyncio.create_task(loop, name="notifications"))
         return found
 
     def _take_lock(self) -> bool:

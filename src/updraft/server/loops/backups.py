@@ -25,8 +25,6 @@ async def keep_backups(
     folders: settings.Folders, configuration: Configuration, beats: Beats
 ) -> None:
     """Look now and then whether a backup is due, for ever."""
-    if not configuration.backup.folder:
-        return
     while True:
         with beats.one_pass(NAME):
             await asyncio.to_thread(back_up_if_due, folders, configuration)

@@ -47,8 +47,6 @@ async def notify(
     url: str = "",
 ) -> None:
     """Tell all receivers, for ever."""
-    if not receivers:
-        return
     await database.write(lambda connection: queries.begin(connection, list(receivers)))
     async with asyncio.TaskGroup() as tasks:
         for name, to in receivers.items():
