@@ -229,7 +229,7 @@ def _load(path: str) -> dict[str, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise errors.BadConfiguration(f"{path} is not UTF-8, as TOML must be") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits
         raise errors.BadConfiguration(f"{path} is not valid TOML: {error}") from error
 
 
