@@ -68,7 +68,7 @@ class Kind:
 
 
 def _duration(value: Any) -> Seconds:
-    return quantities.parse_duration(str(value))
+    return round(quantities.parse_duration(str(value)), 3)  # to the millisecond
 
 
 def _plain_duration(value: Seconds) -> str:
