@@ -12,7 +12,6 @@ from sqlalchemy import text
 
 from updraft import errors
 from updraft.model.access import Principal
-from updraft.model.states import State
 from updraft.server.observe.beats import Beats
 from updraft.server.observe.measures import Live, Measures
 from updraft.server.observe.traces import NO_TRACES, Traces
@@ -80,12 +79,11 @@ class Operations:
 
     def live(self) -> Live:
         """Return what is true at the moment."""
-        queued: Counter[str] = Counter()
-        running: Counter[str] = Counter()
-        for job in self._execution.live.jobs.values():
-            (queued if job.state is State.IN_QUEUE else running)[job.pool] += 1
+        live = self._execution.live
+        queued = Counter(live.waiting())
+        running = Counter(job.pool for job in live.by_attempt.values())
         runners: Counter[tuple[str, str]] = Counter()
-        for runner in self._execution.live.runners.values():
+        for runner in live.runners.values():
             queued[runner.pool] += 0
             running[runner.pool] += 0
             runners[runner.pool, "away" if runner.control is None else "connected"] += 1
