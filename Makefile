@@ -70,8 +70,12 @@ soak: $(VENV)/.dev  ## repeat the chaos tests, each round with a new seed
 	@for round in $$(seq $(or $(ROUNDS),10)); do \
 	    $(ACTIVATED) $(BIN)/python -m pytest -m 'chaos or slow' -x $(PYTEST_ARGS) || exit; done
 
+.PHONY: images
+images: $(VENV)/.made  ## build container images of server and runner, without a registry
+	@tools/build-images $(IMAGE_TAG)
+
 .PHONY: docs
-docs: $(VENV)/.dev  ## write the CLI reference from the code
+docs: $(VENV)/.dev  ## write the references of commands and keys from the code
 	$(BIN)/python docs/build.py
 
 .PHONY: clean

@@ -57,7 +57,8 @@ def test_the_commands_are_those_of_the_documentation() -> None:
         "user", "user add", "user list", "user show", "user disable", "user enable",
         "user password", "user remove", "token", "token create", "token list", "token revoke",
         "project", "project create", "project list", "project show", "project members",
-        "project limits", "project archive", "admin", "admin audit",
+        "project limits", "project archive",
+        "admin", "admin audit", "admin backup", "admin restore",
     }  # fmt: skip
 
 

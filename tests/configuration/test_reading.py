@@ -3,14 +3,15 @@
 import math
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from updraft import configuration, errors, settings
-from updraft.configuration import reading
-from updraft.configuration.keys import ANY_NAME, Key, literal
+from updraft.configuration import reading, rules
+from updraft.configuration.keys import ANY_NAME, Key, literal, values
 from updraft.configuration.kinds import (
     ADDRESS,
     CPUS,
@@ -259,6 +260,55 @@ def test_all_mistakes_are_found_and_the_first_is_what_stops(tmp_path: Path) -> N
     assert "server.retention: 'x' is not a duration" in caught.value.message
     assert caught.value.message.endswith(" (and 2 more: updraft config check)")
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ["[server", "x = " + "9" * 5000, "x = " + "[" * 5000, "x = 1\nx = 2", 'x = "\\q"']
+)
+def test_what_is_no_toml_is_told_in_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(errors.BadConfiguration) as caught:
+        load(tmp_path, text)
+    assert "updraft.toml is not valid TOML: " in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+NAMES = st.sampled_from(
+    sorted({part for name in KEYS for part in name.split(".")} | {"mine", "Big", "", "x.y"})
+)
+TEXTS = st.sampled_from(["", "5", "1h", "64M", "all", "never", ":1", "http://[", "http://x:0/"])
+SCALARS = st.one_of(
+    st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(), TEXTS, st.dates()
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=5))
+def test_whatever_a_file_has_is_read_or_named(data: dict[str, Any]) -> None:
+    found = reading._Found(Path("/folder"))
+    found.visit((), data)
+    configuration_of_it = found.build(Configuration, ())
+    for name, said in (*found.problems, *rules.problems(configuration_of_it)):
+        assert said
+        assert name == "" or name.count(".") >= 1
+    for name, key, value in values(configuration_of_it):
+        assert isinstance(literal(key.shown(value)), str), name
+        if not key.kind.is_path:
+            assert key.read(key.plain(value)) == value, name
+
+
+@pytest.mark.parametrize("name", KEYS)
+@given(value=SCALARS | st.lists(TEXTS, max_size=2) | st.dictionaries(NAMES, TEXTS, max_size=2))
+def test_every_key_takes_a_value_or_says_what_is_wrong(name: str, value: Any) -> None:
+    key = KEYS[name]
+    try:
+        taken = key.read(value)
+    except errors.BadRequest:
+        return
+    assert key.read(key.plain(taken)) == taken
 
 
 # -- secrets

@@ -26,6 +26,7 @@ from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
 from updraft.server.services.live import LiveRunner
 from updraft.server.services.oidc import OidcSettings
+from updraft.server.services.operations import Operations
 from updraft.server.services.sign_in import SessionLimits
 from updraft.store import jobs as queries
 from updraft.store import schema
@@ -125,7 +126,9 @@ async def api(
     access = Access(database, sessions, oidc)
     await access.load()
     try:
-        app = make_app(Parts(database, execution, jobs, fleet, instance, access))
+        operations = Operations(execution, database, instance)
+        parts = Parts(database, keys, execution, jobs, fleet, instance, access, operations)
+        app = make_app(parts)
         yield Api(app, database, execution, jobs, access)
     finally:
         await execution.settle()

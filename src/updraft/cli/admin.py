@@ -9,5 +9,7 @@ command = LazyGroup(
     "Administer a server.",
     {
         "audit": ("updraft.cli.admin_audit:command", "show what administrators did"),
+        "backup": ("updraft.cli.admin_backup:backup", "write a backup while the server goes on"),
+        "restore": ("updraft.cli.admin_backup:restore", "put a backup into place"),
     },
 )

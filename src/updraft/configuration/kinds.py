@@ -27,6 +27,7 @@ HIDDEN = "(hidden)"
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 """What a pool and other named tables are called: what URLs, metrics and host names take too."""
 
+_MAX_NUMBER = 10**12
 _MAX_PORT = 65535
 _MAX_UID = 2**32 - 2
 
@@ -67,7 +68,7 @@ class Kind:
 
 
 def _duration(value: Any) -> Seconds:
-    return quantities.parse_duration(str(value))
+    return round(quantities.parse_duration(str(value)), 3)  # to the millisecond
 
 
 def _plain_duration(value: Seconds) -> str:
@@ -109,12 +110,16 @@ def _text(value: Any) -> str:
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise errors.BadRequest(f"{value!r} is not a whole number")
+    if abs(value) > _MAX_NUMBER:
+        raise errors.BadRequest("it is out of bounds; write a smaller number")
     return value
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise errors.BadRequest(f"{value!r} is not a number")
+    if not -_MAX_NUMBER <= value <= _MAX_NUMBER:  # nor what is not a number, in TOML's sense
+        raise errors.BadRequest(f"{value!r} is out of bounds; write a smaller number")
     return float(value)
 
 
@@ -177,8 +182,13 @@ def _conceal_url(value: str) -> str:
 
 def _database(value: Any) -> str:
     text = _text(value)
-    parts = urlsplit(text)
-    if text and (parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2):
+    try:
+        parts = urlsplit(text)
+        named = parts.scheme in ("postgresql", "postgres") and len(parts.path) > 1
+        known = named and parts.port != 0
+    except ValueError:
+        known = False
+    if text and not known:
         # Not repeated: it may hold a password.
         raise errors.BadRequest(
             "it is no URL of a database; write it like postgresql://user@host/updraft, "

@@ -82,6 +82,23 @@ def read(folders: Folders, overrides: Mapping[str, Any] | None = None) -> Readin
     return Reading(file, configuration, MappingProxyType(found.origins), problems)
 
 
+def secret(file: str) -> str:
+    """Return the secret that a file holds, without its last line break; empty without a file.
+
+    Raises ``errors.BadConfiguration``.
+    """
+    if not file:
+        return ""
+    try:
+        found = Path(file).read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise errors.BadConfiguration(f"cannot read the secret in {file}: {why}") from error
+    if not found:
+        raise errors.BadConfiguration(f"{file} is empty; put the secret into it")
+    return found
+
+
 def unreadable_files(found: Reading) -> list[str]:
     """Return a line for each file that is named and cannot be read; asks the file system."""
     lines = []
@@ -212,7 +229,7 @@ def _load(path: str) -> dict[str, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise errors.BadConfiguration(f"{path} is not UTF-8, as TOML must be") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits
         raise errors.BadConfiguration(f"{path} is not valid TOML: {error}") from error
 
 

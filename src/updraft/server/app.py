@@ -1,4 +1,4 @@
-"""The server's composition root: builds the parts, joins them, and ends them in order."""
+"""The life of a server: one per folder, from its lock to its end, with its loops between."""
 
 from __future__ import annotations
 
@@ -9,41 +9,25 @@ import logging
 import math
 import os
 import signal
-import ssl
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from updraft import bootstrap, errors, settings
 from updraft.configuration import Configuration, reading
-from updraft.configuration.schema import SELF_SIGNED
-from updraft.configuration.schema import Server as ServerSettings
 from updraft.providers import local
-from updraft.server.api.agent_session import AgentSessions
-from updraft.server.api.client_session import ClientSession
-from updraft.server.api.door import Door, Doors
-from updraft.server.api.exec_session import ExecSession
+from updraft.server.api.door import Doors
 from updraft.server.api.http import HttpApi
 from updraft.server.api.parts import Parts
-from updraft.server.auth import certificates
-from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.building import build, make_doors, take_down
+from updraft.server.listening import listen
+from updraft.server.loops.lag import watch_lag
 from updraft.server.loops.leases import Leases
 from updraft.server.loops.retention import keep_output_bounded
 from updraft.server.loops.upgrade import wait_for_upgrade
-from updraft.server.relay.relay import Relay
-from updraft.server.services.access import Access
-from updraft.server.services.beside import BesideRuns
+from updraft.server.observe import logs
 from updraft.server.services.execution import Execution
-from updraft.server.services.fleet import Fleet, configured_pools
-from updraft.server.services.gate import Gate
 from updraft.server.services.instance import Instance
-from updraft.server.services.jobs import Jobs
-from updraft.server.services.oidc import OidcSettings
-from updraft.server.services.sign_in import SessionLimits
-from updraft.store import jobs as queries
-from updraft.store import schema
-from updraft.store.database import Database, sqlite_url
-from updraft.wire.sockets import listen_unix
 
 log = logging.getLogger("updraft.server")
 
@@ -52,8 +36,6 @@ _RUNNER_STARTS_SECONDS = 1.0
 _IDLE_CHECK_SECONDS = 5.0
 _LOCK_WAIT_SECONDS = 18.0
 _LAST_OUTPUT_SECONDS = 10.0
-_HANDSHAKE_SECONDS = 10.0
-_BACKLOG = 1024
 
 
 class Server:
@@ -80,27 +62,14 @@ class Server:
             _tell_ready(ready_fd)
             return
         configuration = self._prepare()
-        database = Database(sqlite_url(self._folders.database))
-        await asyncio.to_thread(schema.upgrade, database.engine)
-        used = await database.read(queries.used_key_slots)
-        keys = EnvironmentKeys(self._folders.keys, used)
-        execution = Execution(database, keys, Relay(), self._folders.logs)
-        execution.quota_bytes = configuration.server.output_quota
-        execution.default_pool = configuration.server.default_pool
-        await execution.load()
-        fleet = Fleet(database, execution, configured_pools(configuration))
-        await fleet.load()
-        jobs = Jobs(database, execution)
-        instance = Instance(self._folders, execution, configuration.server)
-        access = Access(database, _sessions(configuration), _oidc(configuration))
-        await access.load()
-        parts = Parts(database, execution, jobs, fleet, instance, access)
+        parts = await build(self._folders, configuration)
         http = HttpApi(parts)
-        doors = _doors(parts, http, configuration)
-        listeners = await self._listen(doors, configuration.server)
+        doors = make_doors(parts, http, configuration)
+        listeners = await listen(doors, self._folders, configuration.server)
         # Only a server that can serve starts a runner, which would start one that cannot for ever.
         if configuration.server.local_pool:
             local.launch_runner(self._folders)
+        instance = parts.instance
         # In the foreground a signal is its owner's wish; else the agent starts the server again.
         end = instance.stop_requested.set if ready_fd is not None else instance.leave
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,90 +77,53 @@ class Server:
         if ready_fd is not None:
             _tell_ready(ready_fd)
         log.info("serving at %s", self._folders.socket)
-        loops = [
-            asyncio.create_task(work, name=name)
-            for name, work in self._loops(parts, configuration).items()
-        ]
-        loops.append(asyncio.create_task(http.preload(), name="http"))
+        loops = {**self._loops(parts, configuration), "http": http.preload()}
         if ready_fd is not None and math.isfinite(configuration.server.idle_stop):
             # One in the foreground stays until its owner ends it.
-            watch = self._watch_idle(instance, doors, listeners[-1])
-            loops.append(asyncio.create_task(watch, name="idle"))
+            loops["idle"] = self._watch_idle(instance, doors, listeners[-1])
+        tasks = [asyncio.create_task(work, name=name) for name, work in loops.items()]
         await instance.stop_requested.wait()
         if instance.stopping:
             await _serve_last_output(doors)
-        for task in loops:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
-        execution.closing = True
+        await asyncio.gather(*tasks, return_exceptions=True)
         for listener in listeners:
             listener.close()
-        await execution.settle()
         await http.finish()
-        await access.close()
-        await database.close()
-        keys.close()
+        await take_down(parts)
         log.info("stopped")
 
-    async def _listen(
-        self, doors: Doors, configured: ServerSettings
-    ) -> list[asyncio.AbstractServer]:
-        """Open the unix socket, and the TCP one where it is configured."""
-        loop = asyncio.get_running_loop()
-        listeners: list[asyncio.AbstractServer] = []
-        if configured.listen is not None:
-            host, port = configured.listen
-            context = self._tls(configured, host)
-            try:
-                listener = await loop.create_server(
-                    lambda: Door(doors, tcp=True),
-                    host,
-                    port,
-                    ssl=context,
-                    ssl_handshake_timeout=None if context is None else _HANDSHAKE_SECONDS,
-                    backlog=_BACKLOG,
-                )
-            except OSError as error:
-                raise errors.Unavailable(
-                    f"cannot listen on {configured.listen}: {error.strerror or error}; choose "
-                    "another address: --listen HOST:PORT"
-                ) from error
-            listeners.append(listener)
-            log.info("listening at %s", configured.url)
-        listeners.append(
-            await loop.create_server(lambda: Door(doors), sock=listen_unix(self._folders.socket))
-        )
-        return listeners
-
-    def _tls(self, configured: ServerSettings, host: str) -> ssl.SSLContext | None:
-        """Return how to serve TLS; None where only this machine listens, in the clear."""
-        if not configured.certificate:
-            return None
-        files = (configured.certificate, configured.key)
-        if configured.certificate == SELF_SIGNED:
-            files = certificates.ensure_self_signed(self._folders.state, host)
-            log.info("certificate fingerprint: %s", certificates.fingerprint(files[0]))
-        return certificates.server_context(*files)
-
     def _loops(
-        self,
-        parts: Parts,
-        configuration: Configuration,
+        self, parts: Parts, configuration: Configuration
     ) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return what goes on beside the requests, by name."""
-        configured = configuration.server
-        leases = Leases(parts.execution, configured.suspect_after, configured.lost_after)
+        """Return what goes on beside the requests, by name; load what only some servers need there."""
+        configured, operations = configuration.server, parts.operations
+        beats = operations.beats
+        leases = Leases(parts.execution, configured.suspect_after, configured.lost_after, beats)
         loops = {
             "upgrade": _restart_on_upgrade(parts.instance),
-            "retention": keep_output_bounded(parts.database, self._folders.logs, configured),
+            "retention": keep_output_bounded(parts.database, self._folders.logs, configured, beats),
             "leases": leases.watch(),
+            "lag": watch_lag(operations.measures, beats),
         }
         if configured.local_pool:
             loops["runner"] = _keep_runner(parts.instance, parts.execution, self._folders)
+        if configuration.backup.folder:
+            from updraft.server.loops.backups import keep_backups  # noqa: PLC0415
+
+            loops["backups"] = keep_backups(self._folders, configuration, beats)
+        if receivers := configuration.notifications:
+            from updraft.server.loops.notifications import notify  # noqa: PLC0415
+
+            loops["notifications"] = notify(
+                parts.database, receivers, beats, operations.measures, configured.url
+            )
         return loops
 
     def _prepare(self) -> Configuration:
         configuration = reading.load(self._folders, self._overrides)
+        logs.configure(configuration.server.log_format, configuration.server.log_level)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._folders.stopped)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
@@ -250,50 +182,6 @@ class Server:
                 instance.disarm_runner(cancel=False)
                 instance.stop_requested.set()
                 return
-
-
-def _doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doors:
-    beside = BesideRuns(parts.execution)
-    agents = AgentSessions(parts.execution, beside, configuration.server.suspect_after)
-    return Doors(
-        {
-            "client": lambda who: ClientSession(
-                parts.execution, parts.jobs, parts.access.admission, who
-            ),
-            "exec": lambda who: ExecSession(beside, parts.jobs, who),
-        },
-        {"agent": agents.control, "agent-data": agents.data},
-        http=http.protocol,
-        gate=Gate(parts.access, parts.fleet),
-    )
-
-
-def _sessions(configuration: Configuration) -> SessionLimits:
-    configured = configuration.sign_in
-    return SessionLimits(
-        idle_seconds=configured.session,
-        absolute_seconds=configured.session_max,
-    )
-
-
-def _oidc(configuration: Configuration) -> OidcSettings | None:
-    """Return how to use the identity provider, if one is configured."""
-    configured = configuration.sign_in.oidc
-    if not configured.issuer:
-        return None
-    secret = ""
-    if configured.client_secret_file:
-        with open(configured.client_secret_file) as file:
-            secret = file.read().strip()
-    return OidcSettings(
-        issuer=configured.issuer,
-        client_id=configured.client_id,
-        client_secret=secret,
-        server_url=configuration.server.url,
-        domains=configured.allowed_domains,
-        groups=configured.allowed_groups,
-        project=configured.project or None,
-    )
 
 
 async def _serve_last_output(doors: Doors) -> None:

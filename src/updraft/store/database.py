@@ -47,6 +47,7 @@ class Database:
         self._writer = threading.Thread(target=self._write_all, name="committer", daemon=True)
         self._closed = False
         self.commits = 0
+        self.writes = 0
         self._writer.start()
 
     async def write(self, work: Work[T]) -> T:
@@ -117,6 +118,7 @@ class Database:
             self._answer([(group[0], None, _translated(error))])
             return
         self.commits += 1
+        self.writes += len(group)
         self._answer([(w, result, None) for w, result in zip(group, results, strict=True)])
 
     def _answer(self, answers: list[tuple[_Write, Any, Exception | None]]) -> None:

@@ -17,7 +17,10 @@ from updraft.store.database import unusable
 HEAD = "0003"
 """The newest revision in ``migrations/versions``; a test holds the two together."""
 
-KNOWN = ("0001", "0002", "0003")
+HEAD = "0004"
+"""The newest revision in ``migrations/versions``; a test holds the two together."""
+
+KNOWN = ("0001", "0002", "0003", "0004")
 """Every revision that this release can start from."""
 
 

@@ -222,3 +222,10 @@ audit = Table(
     Column("details", Text, nullable=False),  # JSON object
     Column("peer", Text, nullable=False),  # where it was asked from
 )
+
+notification_cursors = Table(
+    "notification_cursors",
+    metadata,
+    Column("receiver", Text, primary_key=True),
+    Column("event_serial", BigInteger, nullable=False),  # told up to here
+)

@@ -60,6 +60,11 @@ class HttpApi:
         """Whether the application is not there yet."""
         return self._config is None
 
+    @property
+    def connections(self) -> int:
+        """How many connections speak HTTP."""
+        return 0 if self._state is None else len(self._state.connections)
+
     async def preload(self) -> None:
         """Load when the first jobs have had their turn.
 

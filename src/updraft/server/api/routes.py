@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -18,18 +17,19 @@ from updraft.server.api import (
     routes_fleet,
     routes_jobs,
     routes_logs,
+    routes_operations,
     routes_projects,
     routes_server,
     routes_sign_in,
     routes_users,
 )
 from updraft.server.api.guard import Guard
+from updraft.server.api.observed import HEADER, REQUEST_ID, Observed
 from updraft.server.api.parts import Parts
 from updraft.server.services.actions import Actions
 from updraft.server.services.logs import Logs
+from updraft.server.services.operations import Operations
 from updraft.wire import schemas
-
-log = logging.getLogger("updraft.api")
 
 PREFIX = "/api/v1"
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -64,8 +64,12 @@ def make_app(parts: Parts) -> FastAPI:
     api.include_router(routes_projects.make_router(access))
     app.include_router(api)
     app.include_router(login_pages.make_router(access))
+    app.include_router(routes_operations.make_router(parts.operations), responses=_ERRORS)
     app.state.access = access
+    app.state.operations = parts.operations
+    # The last one that is added is the outermost.
     app.add_middleware(Guard, access=access)
+    app.add_middleware(Observed, operations=parts.operations, prefix=PREFIX)
     app.add_exception_handler(errors.UpdraftError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
@@ -87,34 +91,37 @@ def _described(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-async def _refused(_request: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.UpdraftError)  # noqa: S101 - registered for these
-    return _answer(error.status, error.code, error.message)
+    return _answer(request, error.status, error.code, error.message)
 
 
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for these
     first = error.errors()[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     said = first["msg"].removeprefix("Value error, ")
     said = said[:1].lower() + said[1:]
-    return _answer(400, errors.BadRequest.code, f"{'.'.join(where) or 'the body'}: {said}")
+    return _answer(request, 400, errors.BadRequest.code, f"{'.'.join(where) or 'the body'}: {said}")
 
 
 async def _no_route(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for these
     message = f"{request.method} {request.url.path}: {error.detail}; see {PREFIX}/openapi.json"
     code = _CODES.get(error.status_code, errors.BadRequest.code)
-    return _answer(error.status_code, code, message)
+    return _answer(request, error.status_code, code, message)
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _answer(
-        500, errors.UpdraftError.code, f"the server failed ({type(error).__name__}); see its log"
-    )
+    identity = request.scope.get(REQUEST_ID, "")
+    said = f"the server failed ({type(error).__name__}); see its log for request {identity}"
+    answer = _answer(request, 500, errors.UpdraftError.code, said)
+    answer.headers[HEADER] = identity
+    return answer
 
 
-def _answer(status: int, code: str, message: str) -> JSONResponse:
+def _answer(request: Request, status: int, code: str, message: str) -> JSONResponse:
+    operations: Operations = request.app.state.operations
+    operations.measures.error(code)
     body = schemas.Error(error=schemas.ErrorDetail(code=code, message=message))
     return JSONResponse(body.model_dump(), status_code=status)

@@ -11,16 +11,23 @@ import asyncio
 import logging
 import time
 
+from updraft.server.observe.beats import Beats
 from updraft.server.services.execution import Execution
 
 log = logging.getLogger("updraft.leases")
+
+NAME = "leases"
+_LATE_SECONDS = 30.0
 
 
 class Leases:
     """Watches the runners of one server."""
 
-    def __init__(self, execution: Execution, suspect_seconds: float, lost_seconds: float) -> None:
+    def __init__(
+        self, execution: Execution, suspect_seconds: float, lost_seconds: float, beats: Beats
+    ) -> None:
         self._execution = execution
+        self._beats = beats
         self._suspect_seconds = suspect_seconds
         self._lost_seconds = lost_seconds
         self._pass_seconds = min(1.0, suspect_seconds / 10)
@@ -28,6 +35,7 @@ class Leases:
     async def watch(self) -> None:
         """Look now and then, for ever."""
         looked = time.monotonic()
+        self._beats.expect(NAME, _LATE_SECONDS)
         while True:
             await asyncio.sleep(self._pass_seconds)
             now = time.monotonic()
@@ -35,11 +43,12 @@ class Leases:
             # were not: what they said is in the sockets, and is heard before the next look.
             stalled = now - looked > self._suspect_seconds / 2
             looked = now
-            if not stalled:
-                self.look(now)
-            else:
-                for runner in self._execution.live.runners.values():
-                    runner.seen = now
+            with self._beats.one_pass(NAME):
+                if not stalled:
+                    self.look(now)
+                else:
+                    for runner in self._execution.live.runners.values():
+                        runner.seen = now
 
     def look(self, now: float) -> None:
         """Decide about every runner at ``now`` (monotonic seconds)."""

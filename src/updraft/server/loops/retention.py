@@ -7,7 +7,6 @@ age, a bounded number at a time.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 import time
@@ -18,28 +17,31 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from updraft.configuration.schema import Server
+from updraft.server.observe.beats import Beats
 from updraft.store import jobs as queries
 from updraft.store.database import Database
 
-log = logging.getLogger("updraft.retention")
+NAME = "retention"
 
 _PASS_SECONDS = 600.0
+_LATE_SECONDS = 3 * _PASS_SECONDS
 _BATCH = 200
 _FOR_EVER_SECONDS = 200 * 365 * 86400.0
 
 
-async def keep_output_bounded(database: Database, logs_folder: str, configuration: Server) -> None:
+async def keep_output_bounded(
+    database: Database, logs_folder: str, configuration: Server, beats: Beats
+) -> None:
     """Run a pass now and then, for ever."""
+    beats.expect(NAME, _LATE_SECONDS)
     swept = False
     while True:
-        try:
+        with beats.one_pass(NAME):
             if not swept:
                 await sweep_output(database, logs_folder)
                 swept = True
             await drop_old_jobs(database, logs_folder, configuration, time.time_ns())
             await drop_old_output(database, logs_folder, configuration, time.time_ns())
-        except Exception:
-            log.exception("a retention pass failed")
         await asyncio.sleep(_PASS_SECONDS)
 
 

@@ -45,6 +45,10 @@ class LiveJobs:
         running = sum(1 for job in self.jobs.values() if job.state is not State.IN_QUEUE)
         return {State.RUNNING: running, State.IN_QUEUE: len(self.jobs) - running}
 
+    def waiting(self) -> dict[str, int]:
+        """Return how many jobs wait in each pool, without looking at them."""
+        return {pool: len(queue) for pool, queue in self._queues.items()}
+
     def find(self, job_id: str) -> LiveJob | None:
         """Return the live job with this id."""
         return self._by_id.get(job_id)

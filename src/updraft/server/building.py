@@ -1,0 +1,108 @@
+"""Builds the server's parts out of its configuration, each from those below it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from updraft import settings
+from updraft.configuration import Configuration, reading
+from updraft.server.api.agent_session import AgentSessions
+from updraft.server.api.client_session import ClientSession
+from updraft.server.api.door import Doors
+from updraft.server.api.exec_session import ExecSession
+from updraft.server.api.http import HttpApi
+from updraft.server.api.parts import Parts
+from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.observe.traces import traces_to
+from updraft.server.relay.relay import Relay
+from updraft.server.services.access import Access
+from updraft.server.services.beside import BesideRuns
+from updraft.server.services.execution import Execution
+from updraft.server.services.fleet import Fleet, configured_pools
+from updraft.server.services.gate import Gate
+from updraft.server.services.instance import Instance
+from updraft.server.services.jobs import Jobs
+from updraft.server.services.oidc import OidcSettings
+from updraft.server.services.operations import Operations
+from updraft.server.services.sign_in import SessionLimits
+from updraft.store import jobs as queries
+from updraft.store import schema
+from updraft.store.database import Database, sqlite_url
+
+
+async def build(folders: settings.Folders, configuration: Configuration) -> Parts:
+    """Return the parts, with all that earlier servers left loaded."""
+    database = Database(sqlite_url(folders.database))
+    await asyncio.to_thread(schema.upgrade, database.engine)
+    used = await database.read(queries.used_key_slots)
+    keys = EnvironmentKeys(folders.keys, used)
+    execution = Execution(database, keys, Relay(), folders.logs)
+    execution.quota_bytes = configuration.server.output_quota
+    execution.default_pool = configuration.server.default_pool
+    await execution.load()
+    fleet = Fleet(database, execution, configured_pools(configuration))
+    await fleet.load()
+    access = Access(database, _sessions(configuration), _oidc(configuration))
+    await access.load()
+    instance = Instance(folders, execution, configuration.server)
+    telemetry = configuration.telemetry
+    traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
+    operations = Operations(execution, database, instance, traces=traces)
+    if token := reading.secret(telemetry.metrics_token_file):
+        operations.open_metrics(token)
+    jobs = Jobs(database, execution)
+    return Parts(database, keys, execution, jobs, fleet, instance, access, operations)
+
+
+def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doors:
+    """Return what is behind the server's sockets."""
+    beside = BesideRuns(parts.execution)
+    agents = AgentSessions(parts.execution, beside, configuration.server.suspect_after)
+    doors = Doors(
+        {
+            "client": lambda who: ClientSession(
+                parts.execution, parts.jobs, parts.access.admission, who
+            ),
+            "exec": lambda who: ExecSession(beside, parts.jobs, who),
+        },
+        {"agent": agents.control, "agent-data": agents.data},
+        http=http.protocol,
+        gate=Gate(parts.access, parts.fleet),
+    )
+    parts.operations.connections = lambda: {
+        "client": len(doors.clients),
+        "http": http.connections,
+        "new": len(doors.open),
+    }
+    return doors
+
+
+async def take_down(parts: Parts) -> None:
+    """Close the parts, in the order in which they need each other."""
+    parts.execution.closing = True
+    await parts.execution.settle()
+    await parts.access.close()
+    await asyncio.to_thread(parts.operations.traces.close)
+    await parts.database.close()
+    parts.keys.close()
+
+
+def _sessions(configuration: Configuration) -> SessionLimits:
+    configured = configuration.sign_in
+    return SessionLimits(idle_seconds=configured.session, absolute_seconds=configured.session_max)
+
+
+def _oidc(configuration: Configuration) -> OidcSettings | None:
+    """Return how to use the identity provider, if one is configured."""
+    configured = configuration.sign_in.oidc
+    if not configured.issuer:
+        return None
+    return OidcSettings(
+        issuer=configured.issuer,
+        client_id=configured.client_id,
+        client_secret=reading.secret(configured.client_secret_file),
+        server_url=configuration.server.url,
+        domains=configured.allowed_domains,
+        groups=configured.allowed_groups,
+        project=configured.project or None,
+    )
