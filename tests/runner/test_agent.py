@@ -53,6 +53,7 @@ async def agent_of(keeper: KeeperProcess) -> AsyncIterator[tuple[Heard, Heard]]:
     """Run an agent; return the server's ends of its control and its data connection."""
     loop = asyncio.get_running_loop()
     dialled: asyncio.Queue[Heard] = asyncio.Queue()
+    sockets: list[socket.socket] = []
 
     async def dial() -> socket.socket:
         theirs, ours = socket.socketpair()
@@ -61,6 +62,7 @@ async def agent_of(keeper: KeeperProcess) -> AsyncIterator[tuple[Heard, Heard]]:
         heard = Heard()
         await loop.create_connection(lambda: heard.connection, sock=ours)
         dialled.put_nowait(heard)
+        sockets.append(theirs)
         return theirs
 
     running = asyncio.create_task(Agent("local", {}, str(keeper.socket), dial).run())
@@ -73,11 +75,12 @@ async def agent_of(keeper: KeeperProcess) -> AsyncIterator[tuple[Heard, Heard]]:
             ends.append(end)
         yield ends[0], ends[1]
     finally:
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        keeper.connect()  # a newer agent: ours ends
+        await running
         for end in ends:
             end.connection.close()
+        while any(theirs.fileno() >= 0 for theirs in sockets):  # noqa: ASYNC110 - each hears of it in turn
+            await asyncio.sleep(0)
 
 
 def output_of(data: Heard) -> bytes:
