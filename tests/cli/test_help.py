@@ -243,6 +243,12 @@ def test_version_loads_no_click() -> None:
     assert "click" not in loaded
 
 
+def test_a_command_that_asks_the_server_loads_no_progress_bars() -> None:
+    loaded = modules_of("from updraft.cli import options; options.client(start=False)")
+    assert "httpx" in loaded
+    assert not any(name.startswith("rich") for name in loaded)
+
+
 def test_the_client_does_without_the_server_s_parts() -> None:
     loaded = modules_of("import updraft.sdk.client")
     assert not loaded & {"fastapi", "sqlalchemy", "uvicorn", "alembic"}

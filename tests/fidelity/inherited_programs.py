@@ -65,6 +65,11 @@ ENVIRONMENT = (
         exception="UPDRAFT_JOB_ID and UPDRAFT_ATTEMPT tell a command that it is a job",
     ),
     around("variable-for-one-command", "GREETING='hi  there' $RUN sh -c 'echo \"$GREETING\"'"),
+    around(
+        "environment-of-nothing-but-where-urun-finds-its-server",
+        'env -i UPDRAFT_HOME="$UPDRAFT_HOME" $RUN /usr/bin/env '
+        "| grep -v ^UPDRAFT_ || echo nothing else",
+    ),
     around("variable-removed", "env -u HOME $RUN sh -c 'echo ${HOME-unset}'"),
     around(
         "found-on-the-callers-path",

@@ -41,6 +41,15 @@ sys.exit(__main__.main([]))
 """
 
 
+def serves(own: Instance) -> bool:
+    """Whether there is a server that takes connections."""
+    try:
+        connect_unix(str(own.state / "server.sock")).close()
+    except OSError:
+        return False
+    return True
+
+
 def waiting_script(folder: Path, first: str | None = None) -> str:
     """A command that tells of its start, and of a hangup, and ends when it is told to."""
     first = first or f"trap 'echo hangup >{folder}/hangup; exit 9' HUP"
@@ -219,7 +228,8 @@ def restarted_with_a_short_window(own: Instance) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(lambda: (own.state / "server.sock").is_socket(), "the server")
+        # Not for its socket: the killed one's lies there, and the agent would start a third.
+        until(lambda: serves(own), "the server")
         os.kill(agent, signal.SIGCONT)
         yield
     finally:
@@ -292,18 +302,10 @@ class Killer:
     def _run(self) -> None:
         while not self._over.wait(self._dice.uniform(0.05, 0.3)):
             starting_too = self._dice.random() < 0.25
-            while not starting_too and not self._serves():
+            while not (starting_too or serves(self._own) or self._over.is_set()):
                 self._over.wait(0.01)
             for role in self._dice.choice([("server",), ("agent",), ("server", "agent")]):
                 self.kills += self._own.kill(role)
-
-    def _serves(self) -> bool:
-        """Whether the server takes connections, or nobody cares any more."""
-        try:
-            connect_unix(str(self._own.state / "server.sock")).close()
-        except OSError:
-            return self._over.is_set()
-        return True
 
 
 @pytest.mark.chaos

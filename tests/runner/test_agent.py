@@ -86,9 +86,8 @@ async def agent_of(
         await ends[0].until(lambda: ends[0].of(frames.REPORT))
         yield ends[0], ends[1]
     finally:
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        keeper.connect()  # a newer agent: ours ends
+        await running
         for end in ends:
             end.connection.close()
 

@@ -317,6 +317,11 @@ class Attached:
 
     def _stop_myself(self, number: int) -> None:
         """The command was stopped from its terminal: so are we, and the shell takes over."""
+        if number != signal.SIGSTOP and _is_orphaned():
+            # Nobody could continue us, so the kernel would not stop us either: the terminal stays
+            # ours, and what is typed meanwhile is echoed by the command's alone.
+            self._continue_on_terminal()
+            return
         if self._terminal is not None:
             self._terminal.restore()
         self._continued = False
@@ -326,8 +331,8 @@ class Attached:
             before = signal.signal(number, signal.SIG_DFL)
             os.kill(0, number)
             signal.signal(number, before)
-        # Here we go on: after an fg or bg, or at once where no shell could continue us (the kernel
-        # does not stop an orphaned process group). The command goes on in either case.
+        # Here we go on: after an fg or bg, or at once where we were not stopped (as in a process
+        # group that others have orphaned). The command goes on in either case.
         if not self._continued:
             self._continue_on_terminal()
 
@@ -415,6 +420,17 @@ class Attached:
             return errors.EXIT_CANCELLED
         self.say(f"job {job} failed: {ended.get('message')}")
         return errors.EXIT_FAILURE
+
+
+def _is_orphaned() -> bool:
+    """Whether our process group surely is orphaned: we lead it, and our parent is elsewhere."""
+    parent = os.getppid()
+    if os.getpgrp() != os.getpid():
+        return False
+    try:
+        return parent == 0 or os.getsid(parent) != os.getsid(0)
+    except OSError:
+        return True
 
 
 def _die_of(number: int) -> None:

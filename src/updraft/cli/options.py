@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -42,6 +44,9 @@ project = click.option(
 
 def client(*, start: bool = True, project: str | None = None) -> Client:
     """Return a client; ``start``: a server that is not there is started, which is said."""
+    # httpx would load a program of its own, with rich's progress bars: a quarter of a short
+    # command's time. It does without where that cannot be imported.
+    sys.modules.setdefault("httpx._main", cast(ModuleType, None))
     from updraft.sdk.client import Client  # noqa: PLC0415 - after the command line is known good
     from updraft.sdk.ways import find_way  # noqa: PLC0415
 

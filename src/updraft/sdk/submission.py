@@ -59,10 +59,21 @@ def surroundings() -> dict[str, Any]:
 def environment_block(overrides: list[bytes]) -> bytes:
     """Return this process's environment as a NUL-separated block, with ``KEY=VALUE`` overrides."""
     environment = dict(os.environb)
+    if environment.get(b"LC_CTYPE") == b"C.UTF-8" and _is_coerced():
+        del environment[b"LC_CTYPE"]
     for entry in overrides:
         key, _, value = entry.partition(b"=")
         environment[key] = value
     return b"\0".join(key + b"=" + value for key, value in environment.items())
+
+
+def _is_coerced() -> bool:
+    """Whether it was our interpreter that set LC_CTYPE, as it does where no locale is set."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            return b"\0LC_CTYPE=" not in b"\0" + file.read()
+    except OSError:
+        return False
 
 
 def pipes(machine: str) -> list[str]:
