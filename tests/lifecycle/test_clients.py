@@ -194,9 +194,6 @@ def test_a_client_that_dies_while_the_agent_is_away_holds_no_writer_back(
         assert wait_state(running, "SUCCESS")["exit_code"] == 0
 
 
-@pytest.mark.xfail(
-    reason="the keeper holds the rest of the output back until the reader has room", strict=True
-)
 def test_a_cancelled_job_ends_although_its_reader_reads_nothing(running: Instance) -> None:
     with client(running, "-q", "seq", "100000000") as process:
         wait_held(running)

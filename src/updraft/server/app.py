@@ -97,7 +97,7 @@ class Server:
     def _loops(
         self, parts: Parts, configuration: Configuration
     ) -> dict[str, Coroutine[Any, Any, None]]:
-        """Return what goes on beside the requests, by name; load what only some servers need there."""
+        """Return what goes on beside the requests, by name."""
         configured, operations = configuration.server, parts.operations
         beats = operations.beats
         leases = Leases(parts.execution, configured.suspect_after, configured.lost_after, beats)

@@ -78,7 +78,7 @@ class Attempt:
     @property
     def is_done(self) -> bool:
         """Whether the server needs nothing more of it."""
-        return self.forgotten and not any(output.due for output in self.outputs.values())
+        return self.forgotten and not any(output.owed for output in self.outputs.values())
 
     def grew(self, stream: int, length: int) -> None:
         """An output stream has grown in the spool."""
@@ -204,7 +204,7 @@ class Agent:
             self._spawn(side, serial, bytes(payload))
             return
         if kind == frames.FORGET:
-            self._forget(body_of(payload)["attempts"])
+            self._forget(side, body_of(payload)["attempts"])
         attempt = self._attempts.get(serial)
         if attempt is None:
             if kind in _STREAM_KINDS:
@@ -272,12 +272,15 @@ class Agent:
         for early in self._early.take(serial):
             self.from_server(side, *early)
 
-    def _forget(self, serials: list[int]) -> None:
+    def _forget(self, side: _ServerSide, serials: list[int]) -> None:
         for serial in serials:
             attempt = self._attempts.get(serial)
             if attempt is None:
                 continue
             attempt.forgotten = True
+            if side.ships:  # the server has what it wants of it
+                for output in attempt.outputs.values():
+                    output.detach()
             if attempt.is_done:
                 self._drop(attempt)
 

@@ -36,6 +36,11 @@ class OutputStream:
         """Whether there is something that may be sent now."""
         return self.limit is not None and self._sent < min(self.length, self.limit)
 
+    @property
+    def owed(self) -> bool:
+        """Whether a reader is attached that has not been sent all."""
+        return self.limit is not None and self._sent < self.length
+
     def send_some(self, connection: FrameConnection, *, tell_cuts: bool) -> None:
         """Send one chunk; ``tell_cuts``: or that there is none before a later offset any more."""
         if self.limit is None:

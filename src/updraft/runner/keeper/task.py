@@ -478,7 +478,7 @@ class _Output:
             if self.fd is None:
                 self.close()
                 return
-            if self.spool.length >= self.limit:
+            if self.spool.length >= self.limit and not self._task.over:
                 self._set_watched(False)
                 return
             if not self._task.over:
@@ -514,8 +514,12 @@ class _Output:
 
     def _read(self) -> bool:
         assert self.fd is not None  # noqa: S101 - only called while it is open
+        room = max(self.limit - self.spool.length, 0)
+        if self._task.over:
+            # Nobody writes any more: what its pipe holds is little, and all that its end waits for.
+            room = len(_BUFFER)
         try:
-            count = os.readv(self.fd, [_BUFFER[: max(self.limit - self.spool.length, 0)]])
+            count = os.readv(self.fd, [_BUFFER[:room]])
         except BlockingIOError:
             # After the end this means that somebody outside the tree still holds the other side.
             if self._task.over:
