@@ -45,6 +45,8 @@ class Slots:
 
     def __init__(self, folder: str, *, wanted: bool = True) -> None:
         self._record = os.path.join(folder, "cgroups")
+        self._wanted = wanted
+        self._limits_devices = False
         self._end_predecessor()
         self._name = hierarchies.PREFIX + os.urandom(8).hex()
         self._trees, self._lacking = (
@@ -104,6 +106,22 @@ class Slots:
     def give_back(self, slot: Slot) -> None:
         """Take a slot back once its task's processes are gone, or are to go."""
         self._used.append(slot)
+        self.again_at = 0.0
+
+    def limit_devices(self) -> None:
+        """From now on make slots that can limit which devices a task may open."""
+        tree = hierarchies.find_devices_tree() if self._wanted else None
+        if tree is None or self._limits_devices:
+            return
+        self._limits_devices = True
+        try:
+            self._write_record([os.path.join(tree.parent, self._name)])
+            self._locks.append(tree.open(self._name))
+        except OSError:
+            return
+        self._trees.append(tree)
+        self._retired += self._idle
+        self._idle = []
         self.again_at = 0.0
 
     # -- while nothing waits
@@ -186,9 +204,10 @@ class Slots:
         except OSError:
             pass  # the disk filled up meanwhile: the first one names all groups
 
-    def _write_record(self) -> None:
+    def _write_record(self, more: list[str] | None = None) -> None:
+        groups = [os.path.join(tree.parent, self._name) for tree in self._trees]
         body = {
-            "groups": [os.path.join(tree.parent, self._name) for tree in self._trees],
+            "groups": [*groups, *(more or [])],
             "enforced": sorted(self.enforced),
             "lacking": self._lacking,
         }
@@ -229,6 +248,7 @@ class Slot:
         self._controllers: list[controllers.Controller] = []
         self._memory: controllers.MemoryV1 | controllers.MemoryV2 | None = None
         self._pids: controllers.Processes | None = None
+        self._devices: controllers.DevicesV1 | None = None
         self.entries: list[int] = []
         """Descriptors for joining: see ``processes.fork_into`` and ``join``."""
         self.cloned = False
@@ -267,6 +287,9 @@ class Slot:
                 self._controllers.append(shares(folder))
             elif name == "cpuacct":
                 self._controllers.append(controllers.CpuTime(folder, 1))
+            elif name == "devices":
+                self._devices = controllers.DevicesV1(folder)
+                self._controllers.append(self._devices)
 
     @property
     def memory_bytes(self) -> int:
@@ -292,6 +315,11 @@ class Slot:
         """Set the limits of the next task.  Raises ``OSError``."""
         for controller in self._controllers:
             controller.limit(memory_bytes, cpus_milli)
+
+    def limit_devices(self, allowed: list[tuple[str, int, int | None]] | None) -> None:
+        """Let the next task open these devices only, or all.  Raises ``OSError``."""
+        if self._devices is not None:
+            self._devices.allow(allowed)
 
     def usage(self) -> dict[str, Any]:
         """Return what the task used: what of this the kernel can tell.
@@ -344,7 +372,7 @@ class Slot:
             controller.close()
         self.entries.clear()
         self._controllers.clear()
-        self._memory = self._pids = None
+        self._memory = self._pids = self._devices = None
 
 
 def describe(folder: str) -> list[tuple[str, bool, str]]:

@@ -40,7 +40,7 @@ def set_name(name: str) -> None:
 
 def _prctl(option: int, argument: int | bytes) -> bool:
     try:
-        prctl = _libc().prctl
+        prctl = libc().prctl
     except AttributeError:
         return False
     return bool(prctl(option, argument, 0, 0, 0) == 0)
@@ -49,7 +49,8 @@ def _prctl(option: int, argument: int | bytes) -> bool:
 _LIBC: list[ctypes.CDLL] = []
 
 
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
+    """Return the C library, for what Python has no function for."""
     if not _LIBC:
         _LIBC.append(ctypes.CDLL(None, use_errno=True))
     return _LIBC[0]
