@@ -1,17 +1,18 @@
 """A keeper for each test."""
 
 import os
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.runner.bare_agent import BareAgent
-from tests.runner.keeper_process import KeeperProcess, owner
+from tests.runner.keeper_process import KeeperProcess
+from tests.runner.users import ALICE, owner
 from updraft.runner.agent.owners import can_isolate
-
-OWNER = 312_345
-"""A user id that nobody has."""
 
 ISOLATED_TOO = ("test_keeper_attempts", "test_keeper_endings", "test_keeper_streams")
 """What holds for a task holds for an isolated one: these run a second time."""
@@ -38,7 +39,7 @@ def keeper(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[KeeperPro
     if getattr(request, "param", "plain") == "isolated":
         if os.geteuid() == 0:
             request.getfixturevalue("isolating")
-        isolation = owner(OWNER, tmp_path)
+        isolation = owner(ALICE, tmp_path)
     keeper = KeeperProcess(tmp_path / "runner", isolation=isolation)
     try:
         yield keeper
@@ -50,3 +51,22 @@ def keeper(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[KeeperPro
 def agent(keeper: KeeperProcess) -> BareAgent:
     """The keeper's agent."""
     return keeper.connect()
+
+
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter and that is not in /tmp: nothing but covers hides it."""
+    folder = Path(tempfile.mkdtemp(prefix="updraft-test-", dir="/var/lib"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[Path]:
+    """A device that everybody may open, named as a GPU is."""
+    path = Path(f"/dev/nvidia{os.getpid()}")
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    path.chmod(0o666)
+    yield path
+    path.unlink()

@@ -17,23 +17,6 @@ WAITING_AGENT = ["/bin/cat"]
 """A process in the agent's place; it reads what the test writes to the keeper's stdin: nothing."""
 
 
-def owner(uid: int, workspace: Path, **changes: Any) -> dict[str, Any]:
-    """The isolation of a task of this user's; makes the workspace theirs."""
-    workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.chown(workspace, uid, uid)
-    return {
-        "uid": uid,
-        "gid": uid,
-        "groups": [],
-        "user": b"user%d" % uid,
-        "home": b"",
-        "workspace": os.fsencode(workspace),
-        "devices": [],
-        "hidden": [],
-        **changes,
-    }
-
-
 class KeeperProcess:
     """Starts a keeper, and makes sure in the end that nothing of it is left."""
 

@@ -137,7 +137,9 @@ class View:
         if os.path.islink(self._outer("ptmx")):
             os.symlink(os.readlink(self._outer("ptmx")), "/dev/ptmx")
         else:
-            self._add("ptmx")
+            # Made anew: the kernel looks for "pts" beside it, and does not look out of a mount.
+            os.mknod("/dev/ptmx", stat.S_IFCHR | 0o666, os.makedev(5, 2))
+            os.chmod("/dev/ptmx", 0o666)  # noqa: S103 - as on every machine
         # The machine's own: the task's terminal is one of it, and is opened by its name.
         self._add("pts")
         self._add("infiniband")
