@@ -28,6 +28,7 @@ class KeeperProcess:
         cgroups: bool = False,
         trace_imports: bool = False,
         isolation: dict[str, Any] | None = None,
+        shared: bool = False,
     ) -> None:
         self.folder = folder
         self.isolation = isolation
@@ -35,6 +36,7 @@ class KeeperProcess:
         # Beside the folder's own: that may be on a disk which the test fills.
         self._log = folder.parent.with_suffix(".log")
         self.options = [] if cgroups else ["--no-cgroups"]
+        self.options += ["--shared"] if shared else []
         self.socket = folder / "keeper.sock"
         self.agent = WAITING_AGENT if agent is None else agent
         self._spawned = 0

@@ -16,7 +16,7 @@ from tests.runner.bare_agent import BareAgent, output
 from tests.runner.keeper_process import KeeperProcess
 from tests.runner.users import ALICE, PYTHON, owner
 from tests.waiting import until, wait_gone
-from updraft.runner.keeper import cgroups, hierarchies, isolation
+from updraft.runner.keeper import devices, hierarchies, isolation
 from updraft.runner.keeper.processes import descendants
 from updraft.wire import frames
 from updraft.wire.packing import unpack_dict
@@ -459,34 +459,57 @@ def test_memory_and_time_are_limited_and_measured_as_ever(
     assert end["written_bytes"] >= 50 << 20
 
 
-@pytest.mark.skipif(hierarchies.find_devices_tree() is None, reason="no v1 devices cgroup")
-def test_the_kernel_refuses_devices_that_were_not_granted_whoever_asks(tmp_path: Path) -> None:
-    slots = cgroups.Slots(str(tmp_path))
+@pytest.fixture(params=["v1", "v2"])
+def group(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """An empty control group in which the kernel can limit devices."""
+    if request.param == "v1":
+        tree = hierarchies.find_devices_tree()
+        parent = None if tree is None else Path(tree.parent)
+    else:
+        points = [Path(point) for version, point, _, _ in hierarchies._mounts() if version == 2]
+        parent = points[0] if points else None
+    if parent is None:
+        pytest.skip(f"no devices cgroup {request.param}")
+    path = parent / f"updraft-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    until(lambda: hierarchies.clear(str(path)), "the group to go")
+
+
+def test_the_kernel_refuses_devices_that_were_not_granted_even_to_root(
+    group: Path, tmp_path: Path
+) -> None:
+    node = tmp_path / "kmsg"
+    os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(1, 11))
+
+    def works(script: str) -> bool:
+        command = ["/bin/sh", "-c", f"echo 0 > {group}/cgroup.procs; {script}"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def opens(path: Path) -> bool:
+        return works(f"exec 3< {path}")
+
+    def makes() -> bool:
+        return works(f"mknod {tmp_path}/made c 1 3")
+
+    v2 = (group / "cgroup.type").exists() or "unified" in str(group)
+    limit = devices.DevicesV2(str(group)) if v2 else devices.DevicesV1(str(group))
     try:
-        slots.limit_devices()
-        slot = slots.take(0, 1000)
-        assert slot is not None
-        null, kmsg = Path("/dev/null").stat(), os.makedev(1, 11)
-        node = tmp_path / "kmsg"
-        os.mknod(node, stat.S_IFCHR | 0o600, kmsg)
-
-        def opens(path: Path) -> bool:
-            join = "; ".join(f"echo 0 > {folder}/tasks" for folder in slot.folders)
-            command = ["/bin/sh", "-c", f"{join}; exec 3< {path}"]
-            return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
-
         assert opens(node)
-        slot.limit_devices([("c", os.major(null.st_rdev), os.minor(null.st_rdev))])
+        limit.allow([("c", 1, 3), ("c", 136, None)])
         assert not opens(node)
         assert opens(Path("/dev/null"))
-        slot.limit_devices([("c", 1, None)])
+        assert not makes()
+        limit.allow([("c", 1, None)])
         assert opens(node)
-        slot.limit_devices([])
+        assert not makes()
+        limit.allow([("b", 1, 3), ("c", 3, 1)])
         assert not opens(Path("/dev/null"))
-        slot.limit_devices(None)
+        limit.allow(None)
         assert opens(node)
+        assert makes()
     finally:
-        slots.close()
+        limit.close()
 
 
 def test_the_keeper_limits_a_tasks_devices_by_a_control_group(
@@ -502,3 +525,45 @@ def test_the_keeper_limits_a_tasks_devices_by_a_control_group(
     assert "a *:* rwm" not in allowed
     assert {"c 1:3 rw", "c 136:* rw"} <= set(allowed)
     assert not [line for line in allowed if line.startswith("b") or "m" in line.split()[-1]]
+
+
+# -- a shared runner
+
+
+def test_a_shared_keeper_starts_nothing_that_has_no_owner(tmp_path: Path, workspace: Path) -> None:
+    keeper = KeeperProcess(tmp_path / "runner", shared=True)
+    try:
+        agent = keeper.connect()
+        agent.spawn(1, keeper.spec("true"))
+        end = agent.wait_end(1)
+        assert "it is shared, and the task does not say whose it is" in end["message"]
+        agent.spawn(2, keeper.spec("true", isolation=owner(ALICE, workspace)))
+        assert agent.wait_end(2)["status"] == 0
+    finally:
+        keeper.end()
+
+
+def test_many_isolated_tasks_at_once_are_each_told_of(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    specs = {attempt: keeper.shell(f"echo {attempt}; exit {attempt}") for attempt in range(1, 31)}
+    for attempt, spec in specs.items():
+        agent.spawn(attempt, spec)
+    for attempt, spec in specs.items():
+        assert os.waitstatus_to_exitcode(agent.wait_end(attempt)["status"]) == attempt
+        assert output(spec) == b"%d\n" % attempt
+    until(lambda: not list((keeper.folder / "private").iterdir()), "temporary folders to go")
+    until(lambda: len(keeper.leaders()) <= 4, "leaders to go")
+
+
+def test_a_large_environment_and_a_command_beside_it_at_once(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    large = b"PATH=/usr/bin:/bin" + b"".join(
+        b"\0V%d=" % each + bytes([120]) * 100_000 for each in range(10)
+    )
+    agent.spawn(1, keeper.spec("cat", environment=large))
+    agent.spawn(2, beside(keeper, "exit 6"))
+    assert os.waitstatus_to_exitcode(agent.wait_end(2)["status"]) == 6
+    agent.send(frames.EOF, 1, at=0)
+    assert agent.wait_end(1)["status"] == 0

@@ -385,6 +385,44 @@ def test_the_end_of_input_on_a_terminal_is_its_sign_however_full_it_is(
     agent.wait_end(2)
 
 
+def test_a_command_on_a_terminal_is_stopped_by_its_key_and_goes_on(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    spec = keeper.spec("cat", tty=TTY)
+    agent.spawn(1, spec)
+    pid = agent.wait_started(1)
+    agent.send(frames.DATA, 1, data=b"\x1a")
+    agent.until(lambda: (frames.STOPPED, 1) in agent.said)
+    assert state_of(pid) == "T"
+    agent.send(frames.SIGNAL, 1, body={"signal": signal.SIGCONT})
+    agent.until(lambda: (frames.CONTINUED, 1) in agent.said)
+    agent.send(frames.DATA, 1, at=1, data=b"\x03")
+    assert agent.wait_end(1)["status"] == signal.SIGINT
+
+
+def test_a_shell_on_a_terminal_controls_its_jobs(keeper: KeeperProcess, agent: BareAgent) -> None:
+    spec = keeper.spec("bash", "--norc", "--noprofile", "-i", tty=TTY)
+    agent.spawn(1, spec)
+    sent = 0
+
+    def type_and_see(line: bytes, seen: bytes, times: int = 1) -> None:
+        nonlocal sent
+        agent.send(frames.DATA, 1, at=sent, data=line)
+        sent += len(line)
+        agent.until(lambda: output(spec).count(seen) >= times)
+
+    agent.wait_started(1)
+    type_and_see(b"PS1='> '; sh -c 'echo in $((40+1)); exec cat'\r", b"in 41")
+    type_and_see(b"\x1a", b"Stopped")
+    type_and_see(b"echo shell $((40+2))\r", b"shell 42")
+    assert (frames.STOPPED, 1) not in agent.said, "the shell itself goes on"
+    type_and_see(b"fg\r", b"exec cat'\r\n", times=3)  # as typed, when it stopped, and now
+    type_and_see(b"to the cat\r", b"to the cat\r\nto the cat\r\n")
+    type_and_see(b"\x03", b"^C")
+    type_and_see(b"exit 9\r", b"exit 9")
+    assert os.waitstatus_to_exitcode(agent.wait_end(1)["status"]) == 9
+
+
 # -- the runner is to leave
 
 

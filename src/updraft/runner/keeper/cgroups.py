@@ -26,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from updraft.runner.keeper.devices import Devices, DevicesV1, DevicesV2
+
 READY_SLOTS = 2
 """Slots made ahead of need, as leaders are: a launch makes none."""
 
@@ -248,7 +250,8 @@ class Slot:
         self._controllers: list[controllers.Controller] = []
         self._memory: controllers.MemoryV1 | controllers.MemoryV2 | None = None
         self._pids: controllers.Processes | None = None
-        self._devices: controllers.DevicesV1 | None = None
+        self._devices: DevicesV1 | DevicesV2 | None = None
+        self._group_at = 0  # which folder is v2's
         self.entries: list[int] = []
         """Descriptors for joining: see ``processes.fork_into`` and ``join``."""
         self.cloned = False
@@ -267,6 +270,7 @@ class Slot:
         flags = os.O_WRONLY | os.O_CLOEXEC
         if tree.version == 2:
             group = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._group_at = self.folders.index(folder)
             self.entries[:0] = [group, os.open(os.path.join(folder, "cgroup.procs"), flags)]
             self.cloned = True
             self._controllers.append(controllers.CpuTime(folder, 2))
@@ -288,8 +292,9 @@ class Slot:
             elif name == "cpuacct":
                 self._controllers.append(controllers.CpuTime(folder, 1))
             elif name == "devices":
-                self._devices = controllers.DevicesV1(folder)
-                self._controllers.append(self._devices)
+                from updraft.runner.keeper.devices import DevicesV1  # noqa: PLC0415
+
+                self._devices = DevicesV1(folder)
 
     @property
     def memory_bytes(self) -> int:
@@ -316,10 +321,21 @@ class Slot:
         for controller in self._controllers:
             controller.limit(memory_bytes, cpus_milli)
 
-    def limit_devices(self, allowed: list[tuple[str, int, int | None]] | None) -> None:
-        """Let the next task open these devices only, or all.  Raises ``OSError``."""
-        if self._devices is not None:
-            self._devices.allow(allowed)
+    def limit_devices(self, allowed: Devices | None) -> bool:
+        """Let the next task open these devices only, or all.  Returns whether that holds.
+
+        If it does not, a task still has only the devices that it sees, and can make none.
+        """
+        try:
+            if self._devices is None and self.cloned:
+                from updraft.runner.keeper.devices import DevicesV2  # noqa: PLC0415
+
+                self._devices = DevicesV2(self.folders[self._group_at])
+            if self._devices is not None:
+                self._devices.allow(allowed)
+        except OSError:
+            return allowed is None
+        return self._devices is not None or allowed is None
 
     def usage(self) -> dict[str, Any]:
         """Return what the task used: what of this the kernel can tell.
@@ -370,6 +386,8 @@ class Slot:
             os.close(entry)
         for controller in self._controllers:
             controller.close()
+        if self._devices is not None:
+            self._devices.close()
         self.entries.clear()
         self._controllers.clear()
         self._memory = self._pids = self._devices = None

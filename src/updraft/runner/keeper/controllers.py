@@ -323,36 +323,3 @@ class CpuTime:
 
     def close(self) -> None:
         self._file.close()
-
-
-class DevicesV1:
-    """Which devices a task may open, whoever it is.  v1; v2 has no files for it."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._allowed: list[tuple[str, int, int | None]] | None = None
-
-    def allow(self, allowed: list[tuple[str, int, int | None]] | None) -> None:
-        """Allow these ``(type, major, minor or None for all)``; None: all.  Raises ``OSError``."""
-        if allowed == self._allowed:
-            return
-        if allowed is None:
-            write(self._folder, "devices.allow", "a")
-        else:
-            write(self._folder, "devices.deny", "a")
-            for kind, major, minor in allowed:
-                number = "*" if minor is None else minor
-                write(self._folder, "devices.allow", f"{kind} {major}:{number} rw")
-        self._allowed = allowed
-
-    def limit(self, memory_bytes: int, cpus_milli: int) -> None:
-        """Nothing: see ``allow``."""
-
-    def measure(self, usage: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def reset(self) -> None:
-        """Nothing: the next task says what it may open."""
-
-    def close(self) -> None:
-        """Nothing is kept open."""

@@ -126,8 +126,6 @@ class View:
         _make_read_only("/sys")
         self._devices = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._make_dev()
-        for path in _ALWAYS_HIDDEN:
-            _cover(path)
 
     def _make_dev(self) -> None:
         """Put a folder with harmless devices only over /dev."""
@@ -187,8 +185,8 @@ class View:
             "/tmp": os.open(os.path.join(private, "tmp"), flags),  # noqa: S108
             "/var/tmp": os.open(os.path.join(private, "var-tmp"), flags),  # noqa: S108
         }
-        for path in isolation["hidden"]:
-            _cover(os.fsdecode(path))
+        for path in (*_ALWAYS_HIDDEN, *map(os.fsdecode, isolation["hidden"])):
+            _cover(path)
         real = {os.path.realpath(path): fd for path, fd in reversed(folders.items())}
         for target, fd in real.items():
             if os.path.isdir(target):

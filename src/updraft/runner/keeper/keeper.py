@@ -48,7 +48,9 @@ class Keeper:
         agent_command: list[str],
         *,
         cgroups: bool = True,
+        shared: bool = False,
     ) -> None:
+        self._shared = shared
         self._listener = listener
         self._folder = folder
         self._agent_command = agent_command
@@ -74,6 +76,8 @@ class Keeper:
         self._release = settings.installed_release()
         self._adopt_records()
         self._remove_private_folders()
+        if shared:
+            self._prepare_isolation()
 
     def run(self) -> None:
         """Serve until told to leave."""
@@ -186,6 +190,8 @@ class Keeper:
             return
         task = None
         try:
+            if spec.get("isolation") is None and self._shared:
+                raise ValueError("it is shared, and the task does not say whose it is")
             if spec.get("isolation") is not None and "beside" not in spec:
                 spec = self._isolate(attempt, spec)
             task = Task(attempt, spec, self._selector, self)
@@ -227,17 +233,21 @@ class Keeper:
 
     def _isolate(self, attempt: int, spec: dict[str, Any]) -> dict[str, Any]:
         """Return the spec with what this keeper adds to it.  Raises ``ValueError``, ``OSError``."""
+        isolation = self._prepare_isolation()
+        isolation.check(spec["isolation"])
+        added = {
+            "private": isolation.make_private(self._folder, attempt),
+            "hidden": [os.fsencode(self._folder), *spec["isolation"]["hidden"]],
+        }
+        return {**spec, "isolation": {**spec["isolation"], **added}}
+
+    def _prepare_isolation(self) -> ModuleType:
         if self._isolation is None:
             from updraft.runner.keeper import isolation  # noqa: PLC0415 - most keepers need none
 
             self._isolation = isolation
             self._slots.limit_devices()
-        self._isolation.check(spec["isolation"])
-        added = {
-            "private": self._isolation.make_private(self._folder, attempt),
-            "hidden": [os.fsencode(self._folder), *spec["isolation"]["hidden"]],
-        }
-        return {**spec, "isolation": {**spec["isolation"], **added}}
+        return self._isolation
 
     def _remove_private_folder(self, attempt: int) -> None:
         if self._isolation is None:

@@ -194,7 +194,7 @@ class _Leader:
 
     def _spawn(self, spec: dict[str, Any]) -> None:
         # Descriptors in the order that task.py sends them.
-        fds, self._fds = self._fds, []
+        fds, self._fds = self._fds[: spec["fds"]], self._fds[spec["fds"] :]
         stdin, stdout, stderr = fds[:3]
         self._once = spec["tty"] or self._isolated
         self._grace_seconds = spec["grace_ms"] / 1000

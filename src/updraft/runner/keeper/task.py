@@ -130,7 +130,9 @@ class Task:
             else:
                 self._open_pipes(theirs)
             spec = self.spec
+            groups = [] if self.slot is None else self.slot.entries
             order = {
+                "fds": len(theirs) + len(groups),
                 "tty": self._tty,
                 "grace_ms": int(self.grace_seconds * 1000),
                 "cloned": self.slot is not None and self.slot.cloned,
@@ -148,7 +150,6 @@ class Task:
             self._give_away(theirs)
             leader.socket.setblocking(True)
             data = memoryview(frames.message(frames.SPAWN, order))
-            groups = [] if self.slot is None else self.slot.entries
             sent = socket.send_fds(leader.socket, [data], [*theirs, *groups])
             if sent < len(data):  # sending nothing fails if the leader has already done it all
                 leader.socket.sendall(data[sent:])
