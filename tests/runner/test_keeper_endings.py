@@ -418,7 +418,7 @@ def test_a_shell_on_a_terminal_controls_its_jobs(keeper: KeeperProcess, agent: B
     assert (frames.STOPPED, 1) not in agent.said, "the shell itself goes on"
     type_and_see(b"fg\r", b"exec cat'\r\n", times=3)  # as typed, when it stopped, and now
     type_and_see(b"to the cat\r", b"to the cat\r\nto the cat\r\n")
-    type_and_see(b"\x03", b"^C")
+    type_and_see(b"\x03", b"^C\r\n> ")
     type_and_see(b"exit 9\r", b"exit 9")
     assert os.waitstatus_to_exitcode(agent.wait_end(1)["status"]) == 9
 
