@@ -207,6 +207,12 @@ def test_the_directory_is_entered_as_its_owner(
     assert agent.wait_end(50)["refused"] == "exec"
 
 
+def test_a_relative_directory_leads_nowhere_that_is_hidden(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    assert run(keeper, agent, "pwd", directory=b".") == ["/"]
+
+
 def test_a_home_that_is_not_the_owners_is_replaced(
     keeper: KeeperProcess, agent: BareAgent, open_folder: Path, workspace: Path
 ) -> None:

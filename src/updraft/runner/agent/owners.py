@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from updraft import errors
-from updraft.runner.keeper import isolation
+from updraft.runner.keeper import temporary
 
 FIRST_UID, LAST_UID = 300_000, 365_535
 """The range of the pool unless configured."""
@@ -180,7 +180,7 @@ class Owners:
     def remove_workspace(self, owner_name: str, job: str) -> None:
         """Remove a job's folder; its tasks have ended.  May take a while: not for a loop."""
         path = self._path(owner_name, job)
-        isolation.remove_below(str(path))
+        temporary.remove_below(str(path))
         with contextlib.suppress(FileNotFoundError):
             path.rmdir()
         with contextlib.suppress(OSError):  # the owner has other jobs here

@@ -122,6 +122,7 @@ class Slots:
         except OSError:
             return
         self._trees.append(tree)
+        self._swept = False
         self._retired += self._idle
         self._idle = []
         self.again_at = 0.0

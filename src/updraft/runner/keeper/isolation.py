@@ -69,9 +69,6 @@ _ALWAYS_HIDDEN = (
     *("/run/docker.sock", "/run/containerd", "/run/podman", "/run/crio"),
 )
 
-PRIVATE = "private"
-"""The folder, in the runner's, of tasks' temporary directories."""
-
 
 # -- what a spec may ask for
 
@@ -119,6 +116,7 @@ class View:
     def __init__(self) -> None:
         _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         _call("unshare", _CLONE_NEWNS | _CLONE_NEWIPC)
+        os.chdir("/")  # what it was started in may be what is to be hidden
         os.umask(0o022)  # a leader makes nothing but folders that others are to pass through
         # Nothing goes out; what the machine mounts later is seen, as it is everywhere else.
         _mount("none", "/", flags=_REC | _SLAVE)
@@ -126,6 +124,7 @@ class View:
         _make_read_only("/sys")
         self._devices = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._make_dev()
+        _bound_capabilities()
 
     def _make_dev(self) -> None:
         """Put a folder with harmless devices only over /dev."""
@@ -244,14 +243,21 @@ def _make_read_only(top: str) -> None:
 # -- the command
 
 
-def become(isolation: dict[str, Any]) -> None:
-    """Become the task's owner, for good.  Raises ``OSError``."""
+def _bound_capabilities() -> None:
+    """Let no program that is started from here on have a capability; our own stay.
+
+    Ahead of need: it is forty calls.
+    """
     capability = 0
     while libc().prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
         capability += 1
     if ctypes.get_errno() != errno.EINVAL or capability == 0:  # that is: behind the last one
         raise OSError(ctypes.get_errno(), "cannot drop capabilities")
     _call("prctl", _PR_SET_SECUREBITS, _SECUREBITS, 0, 0, 0)
+
+
+def become(isolation: dict[str, Any]) -> None:
+    """Become the task's owner, for good; from within a ``View``.  Raises ``OSError``."""
     os.setgroups(isolation["groups"])
     os.setresgid(isolation["gid"], isolation["gid"], isolation["gid"])
     os.setresuid(isolation["uid"], isolation["uid"], isolation["uid"])
@@ -339,90 +345,6 @@ def terminal_group() -> int:
     except (OSError, ValueError, IndexError):
         pass
     return 5
-
-
-# -- temporary folders
-
-
-def make_private(runner: str, attempt: int) -> bytes:
-    """Make a task's temporary folders; return where they are.  Raises ``OSError``."""
-    path = os.path.join(runner, PRIVATE, str(attempt))
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    for name in ("tmp", "var-tmp"):
-        folder = os.path.join(path, name)
-        os.mkdir(folder)
-        os.chmod(folder, 0o1777)  # noqa: S103 - below one of mode 0700
-    return os.fsencode(path)
-
-
-def remove_private(path: str) -> bool:
-    """Remove a task's temporary folders if they are empty.  False if it takes longer."""
-    try:
-        for name in ("tmp", "var-tmp"):
-            try:
-                os.rmdir(os.path.join(path, name))
-            except FileNotFoundError:
-                continue
-        os.rmdir(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def remove_below(path: str) -> None:
-    """Remove what is in a folder, whoever made it: follows no link, and survives any depth."""
-    try:
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    _empty(top, top)
-    os.close(top)
-
-
-def _empty(top: int, folder: int) -> None:
-    # A folder in a folder is brought to the top first: no path grows, and no recursion either.
-    again = True
-    while again:
-        again = False
-        with os.scandir(folder) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for name, is_folder in found:
-            try:
-                if not is_folder:
-                    os.unlink(name, dir_fd=folder)
-                    continue
-                try:
-                    os.rmdir(name, dir_fd=folder)
-                    continue
-                except OSError:
-                    pass
-                if _lift(top, folder, name):
-                    again = True
-            except OSError:
-                continue
-
-
-def _lift(top: int, folder: int, name: str) -> bool:
-    """Unlink the files of ``folder/name`` and move its folders to the top; remove it."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    inner = os.open(name, flags, dir_fd=folder)
-    moved = False
-    try:
-        with os.scandir(inner) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for child, is_folder in found:
-            if is_folder:
-                fresh = "gone-" + os.urandom(8).hex()
-                os.rename(child, fresh, src_dir_fd=inner, dst_dir_fd=top)
-                moved = True
-            else:
-                os.unlink(child, dir_fd=inner)
-    finally:
-        os.close(inner)
-    os.rmdir(name, dir_fd=folder)
-    return moved
 
 
 # -- the kernel

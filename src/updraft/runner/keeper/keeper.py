@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 IDLE_LEADERS = 2
 """Leaders forked ahead of need: a launch does not wait for a fork."""
 
+_FORK_AFTER_SECONDS = 0.02
+"""A short task has ended by then, and its end did not wait for the fork of the next leader."""
+
 _MAX_WAIT_SECONDS = 3600.0  # epoll takes no more than 24 days
 _KILL_AGAIN_SECONDS = 0.05
 _AGENT_BACKOFF_SECONDS = (0.0, 0.05, 0.2, 1.0, 2.0, 5.0)
@@ -62,6 +65,7 @@ class Keeper:
         self._idle: list[IdleLeader] = []
         self._isolation: ModuleType | None = None  # from the first task on that asks for it
         self._idle_isolated: list[IdleLeader] = []
+        self._fork_at: float | None = None
         self._sweepers: set[int] = set()  # remove what tasks left in their temporary folders
         self._bereft: list[Task] = []  # their leaders were killed; what those left is being ended
         self._kill_again_at: float | None = None
@@ -212,6 +216,8 @@ class Keeper:
         if isolated and "beside" in spec:
             return IdleLeader(beside=self._tasks[spec["beside"]].leader)
         idle = self._idle_isolated if isolated else self._idle
+        if isolated and len(idle) > 1:
+            self._fork_at = time.monotonic() + _FORK_AFTER_SECONDS
         while idle:
             leader = idle.pop()
             if leader.alive():
@@ -233,10 +239,12 @@ class Keeper:
 
     def _isolate(self, attempt: int, spec: dict[str, Any]) -> dict[str, Any]:
         """Return the spec with what this keeper adds to it.  Raises ``ValueError``, ``OSError``."""
+        from updraft.runner.keeper import temporary  # noqa: PLC0415
+
         isolation = self._prepare_isolation()
         isolation.check(spec["isolation"])
         added = {
-            "private": isolation.make_private(self._folder, attempt),
+            "private": temporary.make(self._folder, attempt),
             "hidden": [os.fsencode(self._folder), *spec["isolation"]["hidden"]],
         }
         return {**spec, "isolation": {**spec["isolation"], **added}}
@@ -252,24 +260,25 @@ class Keeper:
     def _remove_private_folder(self, attempt: int) -> None:
         if self._isolation is None:
             return
-        path = os.path.join(self._folder, self._isolation.PRIVATE, str(attempt))
-        if not self._isolation.remove_private(path):
+        from updraft.runner.keeper import temporary  # noqa: PLC0415
+
+        path = temporary.folder_of(self._folder, attempt)
+        if not temporary.remove_if_empty(path):
             # That takes a while, which is not to be the other tasks'.
-            self._remove_aside(self._isolation, [path])
+            self._remove_aside([path])
 
     def _remove_private_folders(self) -> None:
         """Remove what tasks of a killed keeper left."""
-        folder = os.path.join(self._folder, "private")
-        try:
-            left = [os.path.join(folder, name) for name in os.listdir(folder)]
-        except FileNotFoundError:
+        if not os.path.isdir(os.path.join(self._folder, "private")):
             return
-        if left:
-            from updraft.runner.keeper import isolation  # noqa: PLC0415
+        from updraft.runner.keeper import temporary  # noqa: PLC0415
 
-            self._remove_aside(isolation, left)
+        if left := temporary.left_over(self._folder):
+            self._remove_aside(left)
 
-    def _remove_aside(self, isolation: ModuleType, paths: list[str]) -> None:
+    def _remove_aside(self, paths: list[str]) -> None:
+        from updraft.runner.keeper import temporary  # noqa: PLC0415
+
         try:
             pid = os.fork()
         except OSError:
@@ -281,8 +290,8 @@ class Keeper:
             signal.set_wakeup_fd(-1)
             os.closerange(3, 1 << 20)
             for path in paths:
-                isolation.remove_below(path)
-                isolation.remove_private(path)
+                temporary.remove_below(path)
+                temporary.remove_if_empty(path)
         finally:
             os._exit(0)
 
@@ -387,6 +396,8 @@ class Keeper:
             due.append(self._agent_due)
         if self._kill_again_at is not None:
             due.append(self._kill_again_at)
+        if self._fork_at is not None:
+            due.append(self._fork_at)
         if self._slots.again_at is not None and not self._busy():
             due.append(self._slots.again_at)
         return min(max(0.0, min(due) - time.monotonic()), _MAX_WAIT_SECONDS) if due else None
@@ -396,11 +407,17 @@ class Keeper:
             return
         isolated = self._isolation is not None
         idle = self._idle_isolated if isolated else self._idle
+        if self._fork_at is not None and idle:
+            if time.monotonic() < self._fork_at:
+                self._slots.tidy()
+                return
+            self._fork_at = None
         try:
             while len(idle) < IDLE_LEADERS:
                 idle.append(IdleLeader(isolated=isolated))
         except OSError:
             pass  # no more processes or descriptors: the next turn tries again
+        self._fork_at = None
         while len(self._idle) > 4 * IDLE_LEADERS:
             self._idle.pop().socket.close()
         self._slots.tidy()
