@@ -63,6 +63,9 @@ listener = socket.socket(socket.AF_UNIX)
 listener.bind("socket")
 os.chmod("socket", 0o777)
 listener.listen()
+abstract = socket.socket(socket.AF_UNIX)
+abstract.bind("\\0" + sys.argv[1])
+abstract.listen()
 segment = libc.shmget(int(sys.argv[4]), 4096, 0o1666)
 libc.shmat.restype = ctypes.c_void_p
 ctypes.memmove(libc.shmat(segment, None, 0), secret.encode(), len(secret))
@@ -411,6 +414,23 @@ def attempt():
 """,
 }
 """By a task that makes itself root of a user namespace, where the system allows that."""
+
+SHARED = {
+    "connects to its abstract socket": """
+def attempt():
+    socket.socket(socket.AF_UNIX).connect("\\0" + KNOWN["workspace"] + "/secret")
+    return True
+""",
+    "sees the names of its sockets": """
+def attempt():
+    return KNOWN["workspace"].encode() in read("/proc/net/unix")
+""",
+    "sees which terminals there are": """
+def attempt():
+    return os.path.basename(KNOWN["terminal"]) in os.listdir("/dev/pts")
+""",
+}
+"""What isolation does not prevent, as docs/security.md says."""
 
 UNSHARE = """
 def unshare():

@@ -17,6 +17,7 @@ from tests.runner.attempts_on_a_neighbour import (
     CONFINED,
     EPILOGUE,
     PRELUDE,
+    SHARED,
     UNSHARE,
     VICTIM,
 )
@@ -181,3 +182,9 @@ def test_a_task_that_is_root_in_a_user_namespace_uncovers_nothing(
 ) -> None:
     assert isolated.attack("def attempt():\n    unshare()\n    return True\n") == "SUCCESS\n"
     assert isolated.attack(CONFINED[attempt]).startswith("FAILED")
+
+
+@pytest.mark.parametrize("attempt", SHARED)
+def test_what_the_docs_call_unprotected_is(isolated: World, attempt: str) -> None:
+    """When one of these begins to fail, the page is to say something better."""
+    assert isolated.attack(SHARED[attempt]) == "SUCCESS\n"

@@ -196,3 +196,14 @@ def test_without_the_right_to_make_namespaces_the_reason_says_so() -> None:
     tried = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     assert "CAP_SYS_ADMIN" in tried.stdout
     assert tried.stdout.count("\n") == 1
+
+
+def test_doctor_is_told_whether_owners_are_kept_apart_and_what_limits_devices() -> None:
+    found = {what: (holds, sentence) for what, holds, sentence in owners.describe()}
+    holds, sentence = found["keeping tasks of several owners apart"]
+    assert holds == (owners.can_isolate() is None)
+    if not holds:
+        assert sentence.startswith("not possible: ")
+        assert len(found) == 1
+    else:
+        assert found["limiting a task to its GPUs"][0]

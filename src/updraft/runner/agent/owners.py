@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from updraft import errors
-from updraft.runner.keeper import temporary
+from updraft.runner.keeper import devices, temporary
 
 FIRST_UID, LAST_UID = 300_000, 365_535
 """The range of the pool unless configured."""
@@ -305,3 +305,19 @@ def can_isolate() -> str | None:
         last = tried.stderr.strip().rpartition("\n")[2]
         return f"whether tasks can be isolated here is not known: {last}"
     return tried.stdout.strip() or None
+
+
+def describe() -> list[tuple[str, bool, str]]:
+    """Return ``(what, whether it holds, a sentence)`` about isolation here, for ``doctor``.
+
+    As ``cgroups.describe`` does.  Tries it out: takes a moment.
+    """
+    why = can_isolate()
+    apart = "by user ids, PID and mount namespaces" if why is None else f"not possible: {why}"
+    found = [("keeping tasks of several owners apart", why is None, apart)]
+    if why is None:
+        limited = devices.limited_by()
+        sees = "a task sees only the devices that it was granted, and can make none"
+        by = f"{sees}; {limited} refuses the rest" if limited else sees
+        found.append(("limiting a task to its GPUs", True, by))
+    return found

@@ -11,6 +11,7 @@ import os
 import struct
 import sys
 
+from updraft.runner.keeper import hierarchies
 from updraft.runner.keeper.controllers import write
 from updraft.runner.keeper.processes import libc
 
@@ -75,6 +76,19 @@ class DevicesV2:
         if self._program >= 0:
             os.close(self._program)
             self._program = -1
+
+
+def limited_by() -> str:
+    """Return what limits devices on this machine beside what a task sees, empty for nothing."""
+    if hierarchies.find_devices_tree() is not None:
+        return "the devices control group (v1)"
+    if not any(tree.version == 2 for tree in hierarchies.find_trees()[0]):
+        return ""
+    try:
+        os.close(_load(device_program([])))
+    except OSError:
+        return ""
+    return "a program of the control group's (v2)"
 
 
 _BPF_PROG_LOAD, _BPF_PROG_ATTACH, _BPF_PROG_DETACH = 5, 8, 9
