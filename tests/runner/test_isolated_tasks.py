@@ -6,6 +6,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,10 @@ def test_a_device_that_is_none_is_refused(keeper: KeeperProcess, agent: BareAgen
         ({"uid": -1}, "isolation.uid is -1; it must be above 0"),
         ({"uid": True}, "isolation.uid is True; it must be above 0"),
         ({"groups": [5, 0]}, "isolation.groups has group 0; leave it out"),
+        (
+            {"user": b"a\0LD_PRELOAD=x"},
+            "isolation.user is b'a\\x00LD_PRELOAD=x'; it must have no NUL",
+        ),
         ({"workspace": b"work"}, "isolation.workspace is b'work'; it must begin with /"),
     ],
 )
@@ -531,6 +536,34 @@ def test_the_keeper_limits_a_tasks_devices_by_a_control_group(
     assert "a *:* rwm" not in allowed
     assert {"c 1:3 rw", "c 136:* rw"} <= set(allowed)
     assert not [line for line in allowed if line.startswith("b") or "m" in line.split()[-1]]
+
+
+def test_an_isolated_leader_forks_into_a_v2_group(tmp_path: Path) -> None:
+    points = [Path(point) for version, point, _, _ in hierarchies._mounts() if version == 2]
+    if not points:
+        pytest.skip("no cgroup v2")
+    group = points[0] / f"updraft-test-{os.getpid()}"
+    group.mkdir()
+    program = (
+        "import os\nfrom updraft.runner.keeper import isolation, processes\n"
+        f"groups = [os.open(p, f) for p, f in (({str(group)!r}, os.O_RDONLY), "
+        f"({str(group / 'cgroup.procs')!r}, os.O_WRONLY))]\n"
+        "pid = isolation.fork_init()\n"
+        "if pid == 0:\n"
+        "    isolation.View()\n"
+        "    pid, left = processes.fork_into(groups)\n"
+        "    if pid == 0:\n"
+        "        print(left, open('/proc/self/cgroup').read(), flush=True)\n"
+        "        os._exit(0)\n"
+        "os.waitpid(pid, 0)\n"
+    )
+    try:
+        command = [sys.executable, "-I", "-c", program]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        assert said.stdout.startswith("[] "), said
+        assert f"0::/{group.name}\n" in said.stdout
+    finally:
+        until(lambda: hierarchies.clear(str(group)), "the group to go")
 
 
 # -- a shared runner

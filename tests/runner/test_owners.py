@@ -151,6 +151,15 @@ def test_a_range_with_roots_or_the_systems_ids_is_refused(
         Owners(tmp_path, Policy.POOL, *bounds)
 
 
+@pytest.mark.root
+def test_a_folder_that_no_other_user_can_reach_is_refused(open_folder: Path) -> None:
+    Owners(open_folder / "runner")
+    closed = open_folder / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(errors.BadConfiguration, match="put the runner's folder elsewhere"):
+        Owners(closed / "state/runner")
+
+
 def test_who_has_no_gpu_gets_no_way_to_the_driver() -> None:
     assert device_nodes([]) == []
     assert device_nodes([0, 3])[:2] == ["/dev/nvidia0", "/dev/nvidia3"]

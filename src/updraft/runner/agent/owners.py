@@ -73,7 +73,7 @@ class Owners:
     """The owners of one runner.
 
     ``folder`` is the runner's.  ``owners.json`` in it says who has which user id of the pool, and
-    ``work/OWNER/JOB`` are the workspaces.
+    ``work/OWNER/JOB`` are the workspaces.  Raises ``errors.BadConfiguration``.
     """
 
     def __init__(
@@ -86,6 +86,11 @@ class Owners:
         if not _FIRST_ACCOUNT <= first_uid <= last_uid < 1 << 31:
             raise errors.BadConfiguration(
                 f"the user ids {first_uid} to {last_uid} are no range of {_FIRST_ACCOUNT} or above"
+            )
+        if (closed := _closed_above(folder)) is not None:
+            raise errors.BadConfiguration(
+                f"workspaces in {folder} cannot be entered, since {closed} is closed to other "
+                "users; put the runner's folder elsewhere, as in /var/lib/updraft"
             )
         self._folder = folder
         self._policy = policy
@@ -230,6 +235,18 @@ def device_nodes(minors: Iterable[int]) -> list[str]:
         control = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
         nodes += [f"/dev/{name}" for name in control if Path("/dev", name).exists()]
     return nodes
+
+
+def _closed_above(folder: Path) -> Path | None:
+    """Return a folder on the way that only some users may pass.
+
+    The runner's own is none: a task has another one in its place, as it has a /tmp.
+    """
+    for above in folder.absolute().parents:
+        if above in (Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - not to put anything there
+            return None
+    ways = [above for above in folder.resolve().parents if above.exists()]
+    return next((above for above in ways if not above.stat().st_mode & 0o001), None)
 
 
 def _account(name: str) -> Owner | None:

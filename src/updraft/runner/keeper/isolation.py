@@ -53,7 +53,16 @@ _SECUREBITS = 0x1 | 0x2 | 0x8 | 0x20 | 0x40 | 0x80
 dropping of capabilities by ``setresuid`` stays."""
 
 _KEYCTL_JOIN_SESSION_KEYRING = 1
-_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
+_SYS_KEYCTL = {
+    "x86_64": 250,
+    "aarch64": 219,
+    "riscv64": 219,
+    "loongarch64": 219,
+    "ppc64le": 271,
+    "s390x": 280,
+    "armv7l": 311,
+    "i686": 288,
+}
 
 _CREDENTIALS = struct.Struct("iII")
 
@@ -80,6 +89,9 @@ def check(isolation: dict[str, Any]) -> None:
             raise ValueError(f"isolation.{name} is {isolation[name]!r}; it must be above 0")
     if any(type(group) is not int or group <= 0 for group in isolation["groups"]):
         raise ValueError("isolation.groups has group 0; leave it out")
+    for name in ("user", "home", "shell", "workspace"):
+        if b"\0" in isolation.get(name, b""):
+            raise ValueError(f"isolation.{name} is {isolation[name]!r}; it must have no NUL")
     for name in ("workspace", *(("home",) if isolation["home"] else ())):
         if not isolation[name].startswith(b"/"):
             raise ValueError(f"isolation.{name} is {isolation[name]!r}; it must begin with /")
@@ -265,11 +277,12 @@ def become(isolation: dict[str, Any]) -> None:
     _call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     number = _SYS_KEYCTL.get(os.uname().machine)
-    if number is not None:
-        # The keeper's keys are not to be possessed.  A kernel or a sandbox without keys has none.
-        joined = libc().syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
-        if joined < 0 and ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS):
-            raise OSError(ctypes.get_errno(), "cannot leave the runner's keyring")
+    if number is None:
+        raise OSError(errno.ENOSYS, f"keyctl of {os.uname().machine} is not known")
+    # The keeper's keys are not to be possessed.  A kernel or a sandbox without keys has none.
+    joined = libc().syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    if joined < 0 and ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS):
+        raise OSError(ctypes.get_errno(), "cannot leave the runner's keyring")
 
 
 def surroundings(block: bytes, isolation: dict[str, Any], directory: bytes | None) -> bytes:

@@ -230,9 +230,8 @@ class Keeper:
             return self._tasks[spec["beside"]].slot
         slot = self._slots.take(spec["memory_bytes"], spec["cpus_milli"])
         if slot is not None and self._isolation is not None:
-            granted = spec["isolation"] and spec["isolation"]["devices"]
-            allowed = None if granted is None else self._isolation.allowed_devices(granted)
-            slot.limit_devices(allowed)
+            own = spec.get("isolation")
+            slot.limit_devices(own and self._isolation.allowed_devices(own["devices"]))
         return slot
 
     # -- isolated tasks

@@ -249,6 +249,8 @@ class _Leader:
         isolation["groups"] += _isolation().device_groups(isolation["devices"])
 
     def _fork_beside(self) -> None:
+        if not self._fds:  # no room for one more descriptor: the keeper sees the socket close
+            return
         theirs, self._fds = self._fds[0], self._fds[1:]
         try:
             pid = os.fork()
