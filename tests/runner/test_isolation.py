@@ -180,7 +180,9 @@ NEEDS_OTHERS = {"becomes nicer to itself", "raises its limits", "stops all it ca
 def test_a_task_that_is_root_in_a_user_namespace_uncovers_nothing(
     isolated: World, attempt: str
 ) -> None:
-    assert isolated.attack("def attempt():\n    unshare()\n    return True\n") == "SUCCESS\n"
+    said = isolated.attack("def attempt():\n    unshare()\n    return True\n")
+    if said != "SUCCESS\n":
+        pytest.skip(f"no user namespaces for users here: {said}")
     assert isolated.attack(CONFINED[attempt]).startswith("FAILED")
 
 
