@@ -428,6 +428,18 @@ def test_what_runs_beside_a_task_is_in_its_namespaces_and_its_owner(
     assert agent.wait_end(1)["status"] == 0
 
 
+def test_what_runs_beside_a_task_is_as_isolated_whatever_is_ordered(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    for attempt, ordered in enumerate((None, mine(keeper, uid=312_888)), start=2):
+        spec = beside(keeper, "id -u", isolation=ordered)
+        agent.spawn(attempt, spec)
+        assert agent.wait_end(attempt)["status"] == 0
+        assert output(spec) == b"%d\n" % ALICE
+
+
 def test_what_runs_beside_a_task_ends_with_it(keeper: KeeperProcess, agent: BareAgent) -> None:
     agent.spawn(1, keeper.spec("cat", grace_ms=5000))
     agent.wait_started(1)
@@ -438,6 +450,19 @@ def test_what_runs_beside_a_task_ends_with_it(keeper: KeeperProcess, agent: Bare
     assert os.waitstatus_to_exitcode(agent.wait_end(2)["status"]) == 4
     assert agent.wait_end(1)["status"] == 0
     assert output(spec) == b"\nbye\n"
+
+
+def test_what_runs_beside_a_task_that_is_killed_is_told_of_as_killed(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    agent.spawn(2, beside(keeper, "exec sleep 1000"))
+    pid = agent.wait_started(2)
+    agent.send(frames.KILL, 1, body={"why": "cancel", "grace_ms": 0})
+    assert agent.wait_end(2)["status"] == signal.SIGKILL
+    assert agent.wait_end(1)["status"] == signal.SIGKILL
+    wait_gone(pid)
 
 
 def test_what_cannot_run_beside_a_task_is_refused(keeper: KeeperProcess, agent: BareAgent) -> None:

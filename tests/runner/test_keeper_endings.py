@@ -400,6 +400,12 @@ def test_a_command_on_a_terminal_is_stopped_by_its_key_and_goes_on(
     assert agent.wait_end(1)["status"] == signal.SIGINT
 
 
+def in_foreground(pid: int) -> int:
+    """The process group, as a number here, that has a process's terminal."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat[stat.rindex(")") + 2 :].split()[5])
+
+
 def test_a_shell_on_a_terminal_controls_its_jobs(keeper: KeeperProcess, agent: BareAgent) -> None:
     spec = keeper.spec("bash", "--norc", "--noprofile", "-i", tty=TTY)
     agent.spawn(1, spec)
@@ -411,12 +417,13 @@ def test_a_shell_on_a_terminal_controls_its_jobs(keeper: KeeperProcess, agent: B
         sent += len(line)
         agent.until(lambda: output(spec).count(seen) >= times)
 
-    agent.wait_started(1)
+    shell = agent.wait_started(1)
     type_and_see(b"PS1='> '; sh -c 'echo in $((40+1)); exec cat'\r", b"in 41")
     type_and_see(b"\x1a", b"Stopped")
     type_and_see(b"echo shell $((40+2))\r", b"shell 42")
     assert (frames.STOPPED, 1) not in agent.said, "the shell itself goes on"
     type_and_see(b"fg\r", b"exec cat'\r\n", times=3)  # as typed, when it stopped, and now
+    until(lambda: in_foreground(shell) != shell, "the job to have the terminal")
     type_and_see(b"to the cat\r", b"to the cat\r\nto the cat\r\n")
     type_and_see(b"\x03", b"^C\r\n> ")
     type_and_see(b"exit 9\r", b"exit 9")

@@ -214,7 +214,10 @@ class Keeper:
     def _take_leader(self, spec: dict[str, Any]) -> IdleLeader:
         isolated = spec.get("isolation") is not None
         if isolated and "beside" in spec:
-            return IdleLeader(beside=self._tasks[spec["beside"]].leader)
+            leader = self._tasks[spec["beside"]].leader
+            if leader is None:
+                raise ValueError("the job is not running any more")
+            return IdleLeader(beside=leader)
         idle = self._idle_isolated if isolated else self._idle
         if isolated and len(idle) > 1:
             self._fork_at = time.monotonic() + _FORK_AFTER_SECONDS
@@ -264,35 +267,14 @@ class Keeper:
         path = temporary.folder_of(self._folder, attempt)
         if not temporary.remove_if_empty(path):
             # That takes a while, which is not to be the other tasks'.
-            self._remove_aside([path])
+            self._sweepers |= temporary.remove_aside([path])
 
     def _remove_private_folders(self) -> None:
         """Remove what tasks of a killed keeper left."""
-        if not os.path.isdir(os.path.join(self._folder, "private")):
-            return
-        from updraft.runner.keeper import temporary  # noqa: PLC0415
+        if os.path.isdir(os.path.join(self._folder, "private")):
+            from updraft.runner.keeper import temporary  # noqa: PLC0415
 
-        if left := temporary.left_over(self._folder):
-            self._remove_aside(left)
-
-    def _remove_aside(self, paths: list[str]) -> None:
-        from updraft.runner.keeper import temporary  # noqa: PLC0415
-
-        try:
-            pid = os.fork()
-        except OSError:
-            return  # the next keeper will
-        if pid:
-            self._sweepers.add(pid)
-            return
-        try:
-            signal.set_wakeup_fd(-1)
-            os.closerange(3, 1 << 20)
-            for path in paths:
-                temporary.remove_below(path)
-                temporary.remove_if_empty(path)
-        finally:
-            os._exit(0)
+            self._sweepers |= temporary.remove_aside(temporary.left_over(self._folder))
 
     def _free_slot(self, task: Task | None) -> None:
         # One that runs beside a task is in that task's slot, and ends with it.
@@ -520,7 +502,8 @@ def _stored(intent: dict[str, Any]) -> dict[str, int]:
 def _beside(task: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
     """Return the spec of a process in a task's surroundings, with a terminal of its own."""
     environment = b"\0".join([task["environment"], *order["set_environment"]])
-    return {**task, **order, "environment": environment}
+    # Whatever is ordered, it is as isolated as the task is.
+    return {**task, **order, "environment": environment, "isolation": task.get("isolation")}
 
 
 class _AgentConnection:

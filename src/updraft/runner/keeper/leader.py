@@ -54,6 +54,7 @@ _MOVED = b"W"
 
 _MAX_FD = 1 << 20
 _KILL_AGAIN_SECONDS = 0.05
+_SPARE_SECONDS = 1.0
 _RSS_ERROR_KIB = 1024  # the kernel counts in batches on each CPU
 _MAX_WAIT_SECONDS = 3600.0  # poll takes no more than 24 days
 
@@ -129,6 +130,8 @@ class _Leader:
         self._kill_at: float | None = None
         self._once = False
         self._isolated = bool(view)
+        self._beside: frozenset[int] = frozenset()  # leaders that we forked
+        self._spare_until: float | None = None
         self._view: View | None = None
         self._view_failure: OSError | None = None
         if view == "own":
@@ -244,6 +247,8 @@ class _Leader:
             raise self._view_failure
         if isolation is None:
             return
+        if not self._isolated:
+            raise ValueError("its leader is in no namespace of its own")
         if self._view is not None:
             self._view.enclose(isolation)
         isolation["groups"] += _isolation().device_groups(isolation["devices"])
@@ -259,6 +264,7 @@ class _Leader:
         if pid == 0:
             _lead(socket.socket(fileno=theirs), "another's")
         os.close(theirs)
+        self._beside |= {pid}
 
     def _signal(self, number: int) -> None:
         if self._main is None or self._main_status is not None:
@@ -277,7 +283,10 @@ class _Leader:
     def _end_tree(self, grace_seconds: float) -> None:
         if self._main is None:
             return
-        processes.end_descendants(signal.SIGTERM if grace_seconds > 0 else signal.SIGKILL)
+        if grace_seconds > 0:
+            processes.end_descendants(signal.SIGTERM)
+        else:
+            self._kill_descendants()
         # To ask again can bring the end forward, and never puts it off.
         kill_at = time.monotonic() + grace_seconds
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
@@ -308,8 +317,16 @@ class _Leader:
             processes.end_descendants(signal.SIGTERM)
             self._kill_at = time.monotonic() + self._grace_seconds
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            processes.end_descendants(signal.SIGKILL)
+            self._kill_descendants()
             self._kill_at = time.monotonic() + _KILL_AGAIN_SECONDS
+
+    def _kill_descendants(self) -> None:
+        # A leader beside is to tell how its command ended, and then ends by itself.
+        now = time.monotonic()
+        if self._spare_until is None:
+            self._spare_until = now + _SPARE_SECONDS
+        spared = self._beside if now < self._spare_until else frozenset()
+        processes.end_descendants(signal.SIGKILL, spared)
 
     def _count(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
         self._cpu_seconds += usage.ru_utime + usage.ru_stime

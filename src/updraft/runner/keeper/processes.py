@@ -149,9 +149,9 @@ def signal_all(pids: list[int], number: int) -> None:
             continue
 
 
-def end_descendants(number: int = signal.SIGTERM) -> None:
+def end_descendants(number: int = signal.SIGTERM, spared: frozenset[int] = frozenset()) -> None:
     """Ask all below this process to end; a stopped one is continued so that it can hear it."""
-    pids = descendants(os.getpid())
+    pids = [pid for pid in descendants(os.getpid()) if pid not in spared]
     signal_all(pids, number)
     if number != signal.SIGKILL:
         signal_all(pids, signal.SIGCONT)
