@@ -27,12 +27,16 @@ class KeeperProcess:
         *,
         cgroups: bool = False,
         trace_imports: bool = False,
+        isolation: dict[str, Any] | None = None,
+        shared: bool = False,
     ) -> None:
         self.folder = folder
+        self.isolation = isolation
         self._trace = ["-X", "importtime"] if trace_imports else []
         # Beside the folder's own: that may be on a disk which the test fills.
         self._log = folder.parent.with_suffix(".log")
         self.options = [] if cgroups else ["--no-cgroups"]
+        self.options += ["--shared"] if shared else []
         self.socket = folder / "keeper.sock"
         self.agent = WAITING_AGENT if agent is None else agent
         self._spawned = 0
@@ -95,6 +99,7 @@ class KeeperProcess:
             "grace_ms": 10_000,
             "deadline_ms": None,
             "quota_bytes": 1 << 30,
+            "isolation": self.isolation,
             **changes,
         }
 
@@ -110,6 +115,22 @@ class KeeperProcess:
         """The process id of the leader above a command."""
         fields = Path(f"/proc/{pid}/stat").read_bytes()
         return int(fields[fields.rindex(b")") + 4 :].split()[0])
+
+    def seen_here(self, command: int, pids: list[int]) -> list[int]:
+        """The process ids of what a command, and what it started, knows by these ``pids``."""
+        if self.isolation is None:
+            return pids
+        namespace = Path(f"/proc/{command}/ns/pid").readlink()
+        ours: dict[int, int] = {}
+        for process in Path("/proc").iterdir():
+            try:
+                if (process / "ns/pid").readlink() == namespace:
+                    status = (process / "status").read_text()
+                    line = status[status.index("NSpid:") :].split("\n")[0]
+                    ours[int(line.split()[-1])] = int(process.name)
+            except (OSError, ValueError):
+                continue
+        return [ours[pid] for pid in pids]
 
     def leaders(self) -> list[int]:
         """The process ids of all its leaders, idle ones too."""

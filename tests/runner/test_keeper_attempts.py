@@ -240,6 +240,7 @@ def test_a_stale_socket_of_a_killed_keeper_is_replaced(keeper: KeeperProcess) ->
 def test_the_keepers_door_and_files_are_private(keeper: KeeperProcess, agent: BareAgent) -> None:
     agent.spawn(1, keeper.spec("true", umask=0))
     agent.wait_end(1)
+    until(lambda: not any(keeper.folder.glob("private/*")), "temporary folders to go")
     assert keeper.socket.stat().st_mode & 0o777 == 0o600
     for path in keeper.folder.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path

@@ -33,7 +33,7 @@ def family(agent: BareAgent, keeper: KeeperProcess, then: str, **changes: object
     agent.spawn(1, spec)
     pid = agent.wait_started(1)
     lines = agent.wait_lines(1, spec, FAMILY_SIZE)
-    return [pid, *map(int, lines)]
+    return [pid, *keeper.seen_here(pid, [int(line) for line in lines])]
 
 
 def alive(pids: Iterable[int]) -> list[int]:
@@ -266,11 +266,14 @@ def test_a_deadline_may_be_far_away(keeper: KeeperProcess, agent: BareAgent, lim
 def test_when_a_leader_is_killed_its_tree_ends_and_the_attempt_is_lost(
     keeper: KeeperProcess, agent: BareAgent, by: str
 ) -> None:
+    if keeper.isolation is not None and by == "the command itself":
+        pytest.skip("an isolated command cannot kill its leader: see test_isolation")
     then = "exec sleep 1000" if by == "another" else "read line; kill -9 $PPID; exec sleep 1000"
     pids = family(agent, keeper, then)
     bystander = keeper.shell(FAMILY + "cat")
     agent.spawn(2, bystander)
-    others = [int(pid) for pid in agent.wait_lines(2, bystander, FAMILY_SIZE)]
+    lines = [int(line) for line in agent.wait_lines(2, bystander, FAMILY_SIZE)]
+    others = keeper.seen_here(agent.wait_started(2), lines)
     if by == "another":
         os.kill(keeper.leader_of(pids[0]), signal.SIGKILL)
     else:
@@ -329,7 +332,8 @@ def test_no_process_of_any_task_survives_its_keeper(
     on_terminal = keeper.shell(FAMILY + "exec sleep 1000", tty=TTY)
     agent.spawn(2, on_terminal)
     pids.append(agent.wait_started(2))
-    pids += map(int, agent.wait_lines(2, on_terminal, FAMILY_SIZE))
+    lines = [int(line) for line in agent.wait_lines(2, on_terminal, FAMILY_SIZE)]
+    pids += keeper.seen_here(pids[-1], lines)
     leaders = keeper.leaders()
     keeper.kill()
     for pid in [*pids, *leaders]:
@@ -379,6 +383,51 @@ def test_the_end_of_input_on_a_terminal_is_its_sign_however_full_it_is(
     assert agent.wait_end(3)["status"] == 0
     kill(agent, 2, grace_ms=0)
     agent.wait_end(2)
+
+
+def test_a_command_on_a_terminal_is_stopped_by_its_key_and_goes_on(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    spec = keeper.spec("cat", tty=TTY)
+    agent.spawn(1, spec)
+    pid = agent.wait_started(1)
+    agent.send(frames.DATA, 1, data=b"\x1a")
+    agent.until(lambda: (frames.STOPPED, 1) in agent.said)
+    assert state_of(pid) == "T"
+    agent.send(frames.SIGNAL, 1, body={"signal": signal.SIGCONT})
+    agent.until(lambda: (frames.CONTINUED, 1) in agent.said)
+    agent.send(frames.DATA, 1, at=1, data=b"\x03")
+    assert agent.wait_end(1)["status"] == signal.SIGINT
+
+
+def in_foreground(pid: int) -> int:
+    """The process group, as a number here, that has a process's terminal."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat[stat.rindex(")") + 2 :].split()[5])
+
+
+def test_a_shell_on_a_terminal_controls_its_jobs(keeper: KeeperProcess, agent: BareAgent) -> None:
+    spec = keeper.spec("bash", "--norc", "--noprofile", "-i", tty=TTY)
+    agent.spawn(1, spec)
+    sent = 0
+
+    def type_and_see(line: bytes, seen: bytes, times: int = 1) -> None:
+        nonlocal sent
+        agent.send(frames.DATA, 1, at=sent, data=line)
+        sent += len(line)
+        agent.until(lambda: output(spec).count(seen) >= times)
+
+    shell = agent.wait_started(1)
+    type_and_see(b"PS1='> '; sh -c 'echo in $((40+1)); exec cat'\r", b"in 41")
+    type_and_see(b"\x1a", b"Stopped")
+    type_and_see(b"echo shell $((40+2))\r", b"shell 42")
+    assert (frames.STOPPED, 1) not in agent.said, "the shell itself goes on"
+    type_and_see(b"fg\r", b"exec cat'\r\n", times=3)  # as typed, when it stopped, and now
+    until(lambda: in_foreground(shell) != shell, "the job to have the terminal")
+    type_and_see(b"to the cat\r", b"to the cat\r\nto the cat\r\n")
+    type_and_see(b"\x03", b"^C\r\n> ")
+    type_and_see(b"exit 9\r", b"exit 9")
+    assert os.waitstatus_to_exitcode(agent.wait_end(1)["status"]) == 9
 
 
 # -- the runner is to leave

@@ -166,6 +166,11 @@ class Attached:
 
             names = limit_names(started["clamped_limits"])
             self.say(f"limits are lower than here: {names} (the runner's own are; restart it)")
+        if started.get("directory"):
+            self.say(
+                "this directory is not on the runner: it runs in an empty one; choose one that is "
+                "there with -C"
+            )
         for name in started.get("unenforced", ()):
             self.say(f"the {name} limit is not enforced on this machine; see: updraft doctor")
 

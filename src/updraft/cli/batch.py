@@ -11,30 +11,28 @@ import time
 from updraft import errors
 from updraft.c_modules import signal
 from updraft.sdk.session import Session
-from updraft.sdk.ways import find_way
 from updraft.wire import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from updraft.cli.launch_options import LaunchOptions
+    from updraft.sdk.ways import Way
 
 _RETRY_SECONDS = 30.0
 
 
-def submit(body: dict[str, Any], program: str, options: LaunchOptions) -> int:
+def submit(body: dict[str, Any], way: Way, talk: Talk, *, follow: bool) -> int:
     """Submit, print the job's id alone on stdout, and follow the job if asked.
 
     Returns 0 or, when following, the exit code of the job.
     """
-    talk = _Talk(program, quiet=options.quiet)
-    job = _submit(body, talk)
+    job = _submit(body, way, talk)
     print(job, flush=True)
-    return _follow(job, talk) if options.follow else 0
+    return _follow(job, talk) if follow else 0
 
 
-class _Talk:
+class Talk:
     """Lines for the person."""
 
     def __init__(self, program: str, *, quiet: bool) -> None:
@@ -51,9 +49,8 @@ class _Talk:
         sys.stderr.flush()
 
 
-def _submit(body: dict[str, Any], talk: _Talk) -> str:
+def _submit(body: dict[str, Any], way: Way, talk: Talk) -> str:
     """Return the job's id once it is stored.  The key makes asking twice one job."""
-    way = find_way(talk.say)
     until = time.monotonic() + _RETRY_SECONDS
     pause = 0.01
     while True:
@@ -70,7 +67,7 @@ def _submit(body: dict[str, Any], talk: _Talk) -> str:
         pause = min(pause * 1.5, 0.25)
 
 
-def _accepted(session: Session, talk: _Talk) -> str:
+def _accepted(session: Session, talk: Talk) -> str:
     while session.job is None:
         fd = session.socket.fileno()
         if not session.has_more:
@@ -82,7 +79,7 @@ def _accepted(session: Session, talk: _Talk) -> str:
     return session.job
 
 
-def _follow(job: str, talk: _Talk) -> int:
+def _follow(job: str, talk: Talk) -> int:
     """Show state changes and output to the job's end; Ctrl-C leaves it alone."""
     from updraft.cli import exit_codes, logs  # noqa: PLC0415 - only when following
     from updraft.sdk.client import Client  # noqa: PLC0415
@@ -108,7 +105,7 @@ def _follow(job: str, talk: _Talk) -> int:
     return exit_codes.of_job(str(ended.state), ended.exit_code)
 
 
-def _show_states(job: str, talk: _Talk) -> None:
+def _show_states(job: str, talk: Talk) -> None:
     from updraft.cli.output import text  # noqa: PLC0415 - only when following
     from updraft.sdk.client import Client  # noqa: PLC0415
 

@@ -19,8 +19,11 @@ from updraft.sdk.joining import join
 @click.argument("token", required=False)
 @click.option("--name", default="", help="What to call it; else by this host's name.")
 @click.option("--fingerprint", default="", help="The server's certificate, if it is self-signed.")
+@click.option("--serves", default="", metavar="USER", help="Take tasks of this user only.")
 @click.option("--foreground", is_flag=True, help="Stay, as systemd and containers want it.")
-def command(url: str, token: str | None, name: str, fingerprint: str, foreground: bool) -> None:
+def command(
+    url: str, token: str | None, name: str, fingerprint: str, serves: str, foreground: bool
+) -> None:
     """Make this machine a runner of the pool that TOKEN is for, and start it.
 
     Without TOKEN it is read from standard input, where other users do not see it.
@@ -28,11 +31,15 @@ def command(url: str, token: str | None, name: str, fingerprint: str, foreground
     secret = (token or sys.stdin.readline()).strip()
     if not secret:
         raise errors.BadRequest("a join token is needed; make one: updraft runner token POOL")
-    answer = join(url, secret, joining.machine(name), fingerprint=fingerprint)
-    place = Joined(url, answer.name, answer.pool, answer.token, fingerprint)
+    joining.check_folder(shared=not serves)
+    machine = joining.machine(name, serves)
+    answer = join(url, secret, machine, fingerprint=fingerprint)
+    shared = machine["shared"]
+    place = Joined(url, answer.name, answer.pool, answer.token, fingerprint, shared)
     folder = joining.keep(place)
+    for_whom = f" for {answer.serves}" if answer.serves else ""
+    speech.say(f"this machine is runner {place.name} of pool {place.pool}{for_whom}")
     if foreground:
-        keeper = joining.command(folder)
+        keeper = joining.command(folder, shared=shared)
         os.execv(keeper[0], keeper)
-    joining.start(folder)
-    speech.say(f"this machine is runner {place.name} of pool {place.pool}")
+    joining.start(folder, shared=shared)

@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from updraft.sdk.ways import Way
+
 _BATCH_RETRIES = 2
 
 
@@ -65,9 +67,9 @@ def _run(options: launch_options.LaunchOptions, program: str, closed: list[int])
     tty = options.tty
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
-    body = _submission(options, attached=True)
-    body["closed_fds"] = closed
     way = find_way(None if options.quiet else lambda line: attached.say(program, line))
+    body = _submission(options, way, attached=True)
+    body["closed_fds"] = closed
     body["pipes"] = pipes(way.machine)
     body["one_output"] = not tty and attached.is_one_output()
     if tty:
@@ -98,13 +100,17 @@ def _run(options: launch_options.LaunchOptions, program: str, closed: list[int])
 def _batch(options: launch_options.LaunchOptions, program: str) -> int:
     from updraft.cli import batch  # noqa: PLC0415 - not on urun's path
 
-    body = _submission(options, attached=False)
+    talk = batch.Talk(program, quiet=options.quiet)
+    way = find_way(talk.say)
+    body = _submission(options, way, attached=False)
     if options.retries is None:
         body["retries"] = _BATCH_RETRIES
-    return batch.submit(body, program, options)
+    return batch.submit(body, way, talk, follow=options.follow)
 
 
-def _submission(options: launch_options.LaunchOptions, *, attached: bool) -> dict[str, Any]:
+def _submission(
+    options: launch_options.LaunchOptions, way: Way, *, attached: bool
+) -> dict[str, Any]:
     if options.shell is not None:
         if options.command:
             raise errors.BadRequest("--shell runs one string; give either it or a command")
@@ -117,10 +123,12 @@ def _submission(options: launch_options.LaunchOptions, *, attached: bool) -> dic
     environment = list(options.environment)
     if options.directory is not None:
         directory = os.path.abspath(options.directory)
-        if not os.path.isdir(directory):
+        if not way.machine and not os.path.isdir(directory):  # elsewhere, only the runner knows
             raise errors.BadRequest(f"--directory: there is no directory {options.directory!r}")
         body["directory"] = os.fsencode(directory)
         environment.append(b"PWD=" + os.fsencode(directory))
+    elif way.machine:
+        body["fallback_directory"] = True
     body.update(
         environment=environment_block(environment),
         set_environment=options.environment,

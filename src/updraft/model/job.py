@@ -63,6 +63,8 @@ class Command:
     """Which of stdin, stdout and stderr the command finds closed."""
     one_output: bool = False
     """Whether stdout and stderr are one stream (``2>&1``), so that their order is kept."""
+    fallback_directory: bool = False
+    """Whether a directory that is not there may be replaced by an empty workspace."""
 
 
 @dataclass(frozen=True, slots=True)

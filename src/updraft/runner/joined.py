@@ -23,6 +23,8 @@ class Joined:
     """Proves that it is this runner."""
     fingerprint: str = ""
     """The server's certificate, where the system does not vouch for it."""
+    shared: bool = False
+    """Whether it keeps the tasks of several owners apart, each as its owner's own user."""
 
     def __repr__(self) -> str:
         return f"Joined({self.name!r} of {self.url!r})"

@@ -4,41 +4,62 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from updraft import bootstrap, settings
 from updraft.runner import joined
+from updraft.runner.agent import owners
 from updraft.runner.agent.capacity import find_capacity
 
 
-def machine(name: str = "") -> dict[str, Any]:
-    """Return what this machine says of itself when it joins."""
-    return {"name": name, "capacity": find_capacity(), "serves": _serves()}
+def machine(name: str = "", serves: str = "") -> dict[str, Any]:
+    """Return what this machine says of itself when it joins.
+
+    ``serves``: the one owner whose tasks it is to take; without one it takes everybody's, if it can
+    keep them apart, else those of whoever made its join token.
+    """
+    shared = not serves and owners.can_isolate() is None
+    return {"name": name, "capacity": find_capacity(), "shared": shared, "serves": serves}
 
 
-def command(folder: str, *, cgroups: bool = True) -> list[str]:
+def command(folder: str, *, shared: bool, cgroups: bool = True) -> list[str]:
     """Return the command line of a joined runner's keeper."""
     agent = [sys.executable, "-I", "-m", "updraft.runner.agent", "--folder", folder, "--joined"]
     keeper = [sys.executable, "-I", "-m", "updraft.runner.keeper", "--folder", folder]
     if not cgroups:
         keeper.append("--no-cgroups")
+    if shared:
+        keeper.append("--shared")
     return [*keeper, "--", *agent]
 
 
 def keep(place: joined.Joined) -> str:
-    """Keep a runner's place in a folder of its own; return the folder."""
+    """Keep a runner's place in a folder of its own; return the folder.
+
+    Raises ``errors.BadConfiguration`` where tasks of other users could not reach their workspaces.
+    """
     folder = os.path.join(settings.runners_folder(), place.name)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    # Passed through by the users of isolated tasks, and listed by none.
+    mode = 0o711 if place.shared else 0o700
+    for each in (settings.runners_folder(), folder):
+        os.makedirs(each, mode=mode, exist_ok=True)
+        if place.shared:
+            os.chmod(each, mode)
     joined.save(folder, place)
     return folder
 
 
-def start(folder: str, *, cgroups: bool = True) -> None:
+def check_folder(*, shared: bool) -> None:
+    """Refuse to join where tasks of other users could not reach their workspaces.
+
+    Raises ``errors.BadConfiguration``.
+    """
+    if shared and owners.can_isolate() is None:
+        owners.Owners(Path(settings.runners_folder()))
+
+
+def start(folder: str, *, shared: bool, cgroups: bool = True) -> None:
     """Start a joined runner in the background."""
     log = os.path.join(folder, "runner.log")
-    bootstrap.spawn_background(command(folder, cgroups=cgroups), log=log)
-
-
-def _serves() -> str | None:
-    """Return the one owner whose tasks this machine takes; None where it keeps owners apart."""
-    return None
+    bootstrap.spawn_background(command(folder, shared=shared, cgroups=cgroups), log=log)

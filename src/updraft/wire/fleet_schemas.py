@@ -26,10 +26,13 @@ class JoinRequest(Request):
 
     name: str = Field(default="", max_length=63, description="empty: its host's name")
     capacity: Capacity
-    serves: str | None = Field(
-        default=None,
+    shared: bool = Field(
+        default=False, description="whether it keeps the tasks of several owners apart"
+    )
+    serves: str = Field(
+        default="",
         max_length=255,
-        description="the one owner whose tasks it takes, if it cannot keep several apart",
+        description="the one owner whose tasks it takes; empty: the token's maker, unless shared",
     )
 
 
@@ -38,6 +41,7 @@ class JoinAnswer(Answer):
 
     name: str
     pool: str
+    serves: str | None = Field(default=None, description="the one owner whose tasks it takes")
     token: str = Field(description="what the runner proves itself with; shown here only")
 
 

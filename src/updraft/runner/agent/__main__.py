@@ -15,6 +15,7 @@ import uvloop
 
 from updraft import bootstrap, errors, settings
 from updraft.runner import joined, joining
+from updraft.runner.agent import owners
 from updraft.runner.agent.agent import Agent, ServerStopped
 from updraft.runner.agent.capacity import find_capacity
 from updraft.wire import tls
@@ -113,10 +114,14 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(levelname)s %(message)s")
     keeper_socket, spool = os.path.join(folder, "keeper.sock"), os.path.join(folder, "spool")
     if rest:
-        remote = _JoinedServer(joined.load(folder))
+        place = joined.load(folder)
+        remote = _JoinedServer(place)
+        own = owners.Owners(Path(folder)) if place.shared else None
         os.makedirs(spool, mode=0o700, exist_ok=True)
-        if uvloop.run(Agent(find_capacity(), keeper_socket, remote, spool).run()):
-            joining.start(folder)  # its keeper was killed: nobody else is left who would
+        if uvloop.run(Agent(find_capacity(), keeper_socket, remote, spool, own).run()):
+            joining.start(
+                folder, shared=place.shared
+            )  # its keeper was killed: nobody else is left who would
         return 0
     local = _LocalServer(settings.folders())
     if uvloop.run(Agent(find_capacity(), keeper_socket, local, spool).run()):

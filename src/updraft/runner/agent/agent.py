@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import updraft
-from updraft import faults, settings
+from updraft import errors, faults, settings
 from updraft.runner.agent.early import EarlyFrames
 from updraft.runner.agent.output import OutputStream
+from updraft.runner.agent.owners import Owners, device_nodes
 from updraft.runner.keeper import processes
 from updraft.wire import frames
 from updraft.wire.packing import pack
@@ -72,6 +73,7 @@ class Attempt:
         for stream, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
             self.grew(stream, report.get(name, 0))
         self.folder = folder
+        self.owner = ""
         self.started_ticks: int | None = None
         self.forgotten = False
 
@@ -93,7 +95,16 @@ class Agent:
     runner's files.
     """
 
-    def __init__(self, capacity: dict[str, Any], keeper_socket: str, server: Server, spool: str):
+    def __init__(
+        self,
+        capacity: dict[str, Any],
+        keeper_socket: str,
+        server: Server,
+        spool: str,
+        owners: Owners | None = None,
+    ) -> None:
+        """``owners``: maps tasks' owners to users of this machine, on a shared runner."""
+        self._owners = owners
         self._capacity = capacity
         self._keeper_socket = keeper_socket
         self._dialled = server
@@ -257,20 +268,53 @@ class Agent:
     def _spawn(self, side: _ServerSide, serial: int, payload: bytes) -> None:
         faults.reached("grant-spawn")
         spec = body_of(payload)
+        problem = ""
         if side.ships:
             spec["folder"] = os.fsencode(os.path.join(self._spool, str(serial)))
+            problem = self._isolate(spec)
             payload = pack(spec)
         if serial not in self._attempts:
             attempt = Attempt(serial, {"job": spec["job"], "folder": spec["folder"]})
+            attempt.owner = spec.get("owner", "")
             self._attempts[serial] = attempt
             for stream, output in attempt.outputs.items():
                 if side.ships:
                     output.attach(0, frames.OUTPUT_WINDOW_BYTES)
                 elif spec["attached"]:
                     output.attach(0, spec["limits"][stream - 1])
+        if problem:
+            self._refuse(side, serial, problem)
+            return
         self._to_keeper(frames.SPAWN, serial << 2, 0, payload)
         for early in self._early.take(serial):
             self.from_server(side, *early)
+
+    def _isolate(self, spec: dict[str, Any]) -> str:
+        """Say as whose user a task runs, on a shared runner; return what is in the way, if it is.
+
+        What runs beside a task runs as that does.
+        """
+        if self._owners is None or "beside" in spec:
+            return ""
+        minors = [
+            device["minor"]
+            for device in self._capacity["gpus"]
+            if device["uuid"] in spec["gpus"] and "minor" in device
+        ]
+        nodes = device_nodes(minors)
+        try:
+            spec["isolation"] = self._owners.isolation(spec["owner"], spec["job"], nodes)
+        except errors.UpdraftError as error:
+            return error.message
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        return ""
+
+    def _refuse(self, side: _ServerSide, serial: int, why: str) -> None:
+        """A task cannot be prepared here; no keeper hears of it."""
+        end = {"refused": "isolation", "errno": 0, "message": why, "stdout": 0, "stderr": 0}
+        self._attempts[serial].report["end"] = end
+        side.control.send_message(frames.EXITED, end, frames.stream_channel(serial, 0))
 
     def _forget(self, side: _ServerSide, serials: list[int]) -> None:
         for serial in serials:
@@ -292,6 +336,12 @@ class Agent:
         if os.path.dirname(attempt.folder) == self._spool:
             loop = asyncio.get_running_loop()
             loop.run_in_executor(None, shutil.rmtree, attempt.folder, True)
+            job = attempt.report["job"]
+            if self._owners is not None and attempt.owner and not self._has(job):
+                loop.run_in_executor(None, self._owners.remove_workspace, attempt.owner, job)
+
+    def _has(self, job: str) -> bool:
+        return any(attempt.report["job"] == job for attempt in self._attempts.values())
 
     def pump(self) -> None:
         """Send output, a chunk of each stream in turn, while the server's side takes it."""

@@ -47,6 +47,7 @@ def _gpus() -> list[dict[str, Any]]:
             found.append(
                 {
                     "index": index,
+                    "minor": int(pynvml.nvmlDeviceGetMinorNumber(device)),
                     "uuid": str(pynvml.nvmlDeviceGetUUID(device)),
                     "kind": str(pynvml.nvmlDeviceGetName(device)),
                     "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(device).total),

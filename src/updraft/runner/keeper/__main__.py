@@ -1,4 +1,7 @@
-"""Start a keeper: ``python -m updraft.runner.keeper --folder DIR [--no-cgroups] -- AGENT…``."""
+"""Start a keeper: ``python -m updraft.runner.keeper --folder DIR [OPTION…] -- AGENT…``.
+
+``--no-cgroups``: tasks run without limits.  ``--shared``: it starts isolated tasks only.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,20 @@ from updraft.runner.keeper import processes
 from updraft.runner.keeper.keeper import Keeper
 from updraft.wire.sockets import listen_unix
 
+_OPTIONS = ("--no-cgroups", "--shared")
 _LOOKS = 4
 _LOOK_SECONDS = 0.02
 
 
 def main(arguments: list[str]) -> int:
     """Run the one keeper of a runner folder; 0 also when there is one already."""
-    options, agent = arguments[2:3], arguments[3:]
-    cgroups = options != ["--no-cgroups"]
-    if not cgroups:
-        options, agent = agent[:1], agent[1:]
-    if arguments[:1] != ["--folder"] or options != ["--"] or not agent:
-        sys.stderr.write(
-            "usage: python -m updraft.runner.keeper --folder DIR [--no-cgroups] -- AGENT…\n"
-        )
+    agent = arguments[2:]
+    options: set[str] = set()
+    while agent and agent[0] in _OPTIONS:
+        options.add(agent.pop(0))
+    if arguments[:1] != ["--folder"] or agent[:1] != ["--"] or not agent[1:]:
+        known = "".join(f"[{option}] " for option in _OPTIONS)
+        sys.stderr.write(f"usage: python -m updraft.runner.keeper --folder DIR {known}-- AGENT…\n")
         return 2
     folder = arguments[1]
     os.umask(0o077)
@@ -37,7 +40,8 @@ def main(arguments: list[str]) -> int:
         return 0
     processes.set_name("updraft-keeper")
     listener = listen_unix(os.path.join(folder, "keeper.sock"))
-    Keeper(listener, folder, agent, cgroups=cgroups).run()
+    cgroups, shared = ("--no-cgroups" not in options), ("--shared" in options)
+    Keeper(listener, folder, agent[1:], cgroups=cgroups, shared=shared).run()
     return 0
 
 

@@ -26,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from updraft.runner.keeper.devices import Devices, DevicesV1, DevicesV2
+
 READY_SLOTS = 2
 """Slots made ahead of need, as leaders are: a launch makes none."""
 
@@ -45,6 +47,8 @@ class Slots:
 
     def __init__(self, folder: str, *, wanted: bool = True) -> None:
         self._record = os.path.join(folder, "cgroups")
+        self._wanted = wanted
+        self._limits_devices = False
         self._end_predecessor()
         self._name = hierarchies.PREFIX + os.urandom(8).hex()
         self._trees, self._lacking = (
@@ -104,6 +108,23 @@ class Slots:
     def give_back(self, slot: Slot) -> None:
         """Take a slot back once its task's processes are gone, or are to go."""
         self._used.append(slot)
+        self.again_at = 0.0
+
+    def limit_devices(self) -> None:
+        """From now on make slots that can limit which devices a task may open."""
+        tree = hierarchies.find_devices_tree() if self._wanted else None
+        if tree is None or self._limits_devices:
+            return
+        self._limits_devices = True
+        try:
+            self._write_record([os.path.join(tree.parent, self._name)])
+            self._locks.append(tree.open(self._name))
+        except OSError:
+            return
+        self._trees.append(tree)
+        self._swept = False
+        self._retired += self._idle
+        self._idle = []
         self.again_at = 0.0
 
     # -- while nothing waits
@@ -186,9 +207,10 @@ class Slots:
         except OSError:
             pass  # the disk filled up meanwhile: the first one names all groups
 
-    def _write_record(self) -> None:
+    def _write_record(self, more: list[str] | None = None) -> None:
+        groups = [os.path.join(tree.parent, self._name) for tree in self._trees]
         body = {
-            "groups": [os.path.join(tree.parent, self._name) for tree in self._trees],
+            "groups": [*groups, *(more or [])],
             "enforced": sorted(self.enforced),
             "lacking": self._lacking,
         }
@@ -229,6 +251,8 @@ class Slot:
         self._controllers: list[controllers.Controller] = []
         self._memory: controllers.MemoryV1 | controllers.MemoryV2 | None = None
         self._pids: controllers.Processes | None = None
+        self._devices: DevicesV1 | DevicesV2 | None = None
+        self._group_at = 0  # which folder is v2's
         self.entries: list[int] = []
         """Descriptors for joining: see ``processes.fork_into`` and ``join``."""
         self.cloned = False
@@ -247,6 +271,7 @@ class Slot:
         flags = os.O_WRONLY | os.O_CLOEXEC
         if tree.version == 2:
             group = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._group_at = self.folders.index(folder)
             self.entries[:0] = [group, os.open(os.path.join(folder, "cgroup.procs"), flags)]
             self.cloned = True
             self._controllers.append(controllers.CpuTime(folder, 2))
@@ -267,6 +292,10 @@ class Slot:
                 self._controllers.append(shares(folder))
             elif name == "cpuacct":
                 self._controllers.append(controllers.CpuTime(folder, 1))
+            elif name == "devices":
+                from updraft.runner.keeper.devices import DevicesV1  # noqa: PLC0415
+
+                self._devices = DevicesV1(folder)
 
     @property
     def memory_bytes(self) -> int:
@@ -292,6 +321,22 @@ class Slot:
         """Set the limits of the next task.  Raises ``OSError``."""
         for controller in self._controllers:
             controller.limit(memory_bytes, cpus_milli)
+
+    def limit_devices(self, allowed: Devices | None) -> bool:
+        """Let the next task open these devices only, or all.  Returns whether that holds.
+
+        If it does not, a task still has only the devices that it sees, and can make none.
+        """
+        try:
+            if self._devices is None and self.cloned:
+                from updraft.runner.keeper.devices import DevicesV2  # noqa: PLC0415
+
+                self._devices = DevicesV2(self.folders[self._group_at])
+            if self._devices is not None:
+                self._devices.allow(allowed)
+        except OSError:
+            return allowed is None
+        return self._devices is not None or allowed is None
 
     def usage(self) -> dict[str, Any]:
         """Return what the task used: what of this the kernel can tell.
@@ -342,9 +387,11 @@ class Slot:
             os.close(entry)
         for controller in self._controllers:
             controller.close()
+        if self._devices is not None:
+            self._devices.close()
         self.entries.clear()
         self._controllers.clear()
-        self._memory = self._pids = None
+        self._memory = self._pids = self._devices = None
 
 
 def describe(folder: str) -> list[tuple[str, bool, str]]:

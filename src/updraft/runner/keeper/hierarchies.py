@@ -208,6 +208,24 @@ def find_trees() -> tuple[list[Tree], dict[str, str]]:
     return trees, lacking
 
 
+def find_devices_tree() -> Tree | None:
+    """Return the v1 hierarchy that says which devices may be opened, None where there is none.
+
+    Apart from the others: only tasks that are isolated join it.
+    """
+    try:
+        mounts, own = _mounts(), _own_groups()
+    except OSError:
+        return None
+    for version, point, root, options in mounts:
+        path = own.get("devices", "")
+        if version == 1 and "devices" in options and path.startswith(root.rstrip("/")):
+            folder = point + path[len(root.rstrip("/")) :].rstrip("/")
+            if os.access(folder, os.W_OK):
+                return Tree(1, folder, ("devices",))
+    return None
+
+
 def _mounts() -> list[tuple[int, str, str, list[str]]]:
     """Return ``(version, mount point, its root, controllers)`` of each hierarchy once."""
     found: dict[str, tuple[int, str, str, list[str]]] = {}

@@ -24,12 +24,16 @@ from updraft.wire.sockets import peer_uid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
 
     from updraft.runner.keeper.cgroups import Slot
 
 IDLE_LEADERS = 2
 """Leaders forked ahead of need: a launch does not wait for a fork."""
+
+_FORK_AFTER_SECONDS = 0.02
+"""A short task has ended by then, and its end did not wait for the fork of the next leader."""
 
 _MAX_WAIT_SECONDS = 3600.0  # epoll takes no more than 24 days
 _KILL_AGAIN_SECONDS = 0.05
@@ -47,8 +51,11 @@ class Keeper:
         agent_command: list[str],
         *,
         cgroups: bool = True,
+        shared: bool = False,
     ) -> None:
+        self._shared = shared
         self._listener = listener
+        self._folder = folder
         self._agent_command = agent_command
         self._slots = Slots(folder, wanted=cgroups)  # first: ends what a killed keeper left
         self._records = Records(os.path.join(folder, "attempts"))
@@ -56,6 +63,10 @@ class Keeper:
         self._tasks: dict[int, Task] = {}
         self._ended: dict[int, dict[str, Any]] = {}  # reports of attempts without a task
         self._idle: list[IdleLeader] = []
+        self._isolation: ModuleType | None = None  # from the first task on that asks for it
+        self._idle_isolated: list[IdleLeader] = []
+        self._fork_at: float | None = None
+        self._sweepers: set[int] = set()  # remove what tasks left in their temporary folders
         self._bereft: list[Task] = []  # their leaders were killed; what those left is being ended
         self._kill_again_at: float | None = None
         self._connection: _AgentConnection | None = None
@@ -68,6 +79,9 @@ class Keeper:
         self.identity = os.urandom(8).hex()
         self._release = settings.installed_release()
         self._adopt_records()
+        self._remove_private_folders()
+        if shared:
+            self._prepare_isolation()
 
     def run(self) -> None:
         """Serve until told to leave."""
@@ -180,29 +194,87 @@ class Keeper:
             return
         task = None
         try:
+            if spec.get("isolation") is None and self._shared:
+                raise ValueError("it is shared, and the task does not say whose it is")
+            if spec.get("isolation") is not None and "beside" not in spec:
+                spec = self._isolate(attempt, spec)
             task = Task(attempt, spec, self._selector, self)
             task.slot = self._take_slot(spec)
-            task.start(self._take_leader())
+            task.start(self._take_leader(spec))
             self._tasks[attempt] = task
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
             if task is not None:
                 task.abandon()
                 self._free_slot(task)
+            self._remove_private_folder(attempt)
             why = error.strerror if isinstance(error, OSError) else repr(error)
+            why = str(error) if isinstance(error, ValueError) else why
             self._refuse(attempt, spec, f"the runner cannot start it: {why}")
 
-    def _take_leader(self) -> IdleLeader:
-        while self._idle:
-            leader = self._idle.pop()
+    def _take_leader(self, spec: dict[str, Any]) -> IdleLeader:
+        isolated = spec.get("isolation") is not None
+        if isolated and "beside" in spec:
+            leader = self._tasks[spec["beside"]].leader
+            if leader is None:
+                raise ValueError("the job is not running any more")
+            return IdleLeader(beside=leader)
+        idle = self._idle_isolated if isolated else self._idle
+        if isolated and len(idle) > 1:
+            self._fork_at = time.monotonic() + _FORK_AFTER_SECONDS
+        while idle:
+            leader = idle.pop()
             if leader.alive():
                 return leader
             leader.socket.close()
-        return IdleLeader()
+        return IdleLeader(isolated=isolated)
 
     def _take_slot(self, spec: dict[str, Any]) -> Slot | None:
         if "beside" in spec:
             return self._tasks[spec["beside"]].slot
-        return self._slots.take(spec["memory_bytes"], spec["cpus_milli"])
+        slot = self._slots.take(spec["memory_bytes"], spec["cpus_milli"])
+        if slot is not None and self._isolation is not None:
+            own = spec.get("isolation")
+            slot.limit_devices(own and self._isolation.allowed_devices(own["devices"]))
+        return slot
+
+    # -- isolated tasks
+
+    def _isolate(self, attempt: int, spec: dict[str, Any]) -> dict[str, Any]:
+        """Return the spec with what this keeper adds to it.  Raises ``ValueError``, ``OSError``."""
+        from updraft.runner.keeper import temporary  # noqa: PLC0415
+
+        isolation = self._prepare_isolation()
+        isolation.check(spec["isolation"])
+        added = {
+            "private": temporary.make(self._folder, attempt),
+            "hidden": [os.fsencode(self._folder), *spec["isolation"]["hidden"]],
+        }
+        return {**spec, "isolation": {**spec["isolation"], **added}}
+
+    def _prepare_isolation(self) -> ModuleType:
+        if self._isolation is None:
+            from updraft.runner.keeper import isolation  # noqa: PLC0415 - most keepers need none
+
+            self._isolation = isolation
+            self._slots.limit_devices()
+        return self._isolation
+
+    def _remove_private_folder(self, attempt: int) -> None:
+        if self._isolation is None:
+            return
+        from updraft.runner.keeper import temporary  # noqa: PLC0415
+
+        path = temporary.folder_of(self._folder, attempt)
+        if not temporary.remove_if_empty(path):
+            # That takes a while, which is not to be the other tasks'.
+            self._sweepers |= temporary.remove_aside([path])
+
+    def _remove_private_folders(self) -> None:
+        """Remove what tasks of a killed keeper left."""
+        if os.path.isdir(os.path.join(self._folder, "private")):
+            from updraft.runner.keeper import temporary  # noqa: PLC0415
+
+            self._sweepers |= temporary.remove_aside(temporary.left_over(self._folder))
 
     def _free_slot(self, task: Task | None) -> None:
         # One that runs beside a task is in that task's slot, and ends with it.
@@ -272,6 +344,8 @@ class Keeper:
         leader = task.release_leader()
         if leader is not None:
             self._idle.append(leader)
+        if "beside" not in task.spec:
+            self._remove_private_folder(task.attempt)
         self._send(frames.message(frames.EXITED, task.end, frames.stream_channel(task.attempt, 0)))
 
     def _record_end(self, attempt: int, end: dict[str, Any]) -> None:
@@ -303,6 +377,8 @@ class Keeper:
             due.append(self._agent_due)
         if self._kill_again_at is not None:
             due.append(self._kill_again_at)
+        if self._fork_at is not None:
+            due.append(self._fork_at)
         if self._slots.again_at is not None and not self._busy():
             due.append(self._slots.again_at)
         return min(max(0.0, min(due) - time.monotonic()), _MAX_WAIT_SECONDS) if due else None
@@ -310,11 +386,19 @@ class Keeper:
     def _fill_leaders(self) -> None:
         if self._leaving or self._busy():
             return
+        isolated = self._isolation is not None
+        idle = self._idle_isolated if isolated else self._idle
+        if self._fork_at is not None and idle:
+            if time.monotonic() < self._fork_at:
+                self._slots.tidy()
+                return
+            self._fork_at = None
         try:
-            while len(self._idle) < IDLE_LEADERS:
-                self._idle.append(IdleLeader())
+            while len(idle) < IDLE_LEADERS:
+                idle.append(IdleLeader(isolated=isolated))
         except OSError:
             pass  # no more processes or descriptors: the next turn tries again
+        self._fork_at = None
         while len(self._idle) > 4 * IDLE_LEADERS:
             self._idle.pop().socket.close()
         self._slots.tidy()
@@ -352,6 +436,7 @@ class Keeper:
             dead.append(pid)
         if self._agent_pid in dead:
             self._agent_ended()
+        self._sweepers.difference_update(dead)
         leaders = {task.leader.pid: task for task in self._tasks.values() if task.leader}
         for pid in dead:
             if pid in leaders:
@@ -360,7 +445,8 @@ class Keeper:
                     self._bereft.append(leaders[pid])
         if self._bereft:
             self._end_orphans()
-        self._idle = [leader for leader in self._idle if leader.pid not in dead]
+        for idle in (self._idle, self._idle_isolated):
+            idle[:] = [leader for leader in idle if leader.pid not in dead]
 
     def _agent_ended(self) -> None:
         self._agent_pid = None
@@ -373,8 +459,15 @@ class Keeper:
 
     def _end_orphans(self) -> None:
         """End what killed leaders left to us, their subreaper; their tasks end after the last."""
-        ours = {task.leader.pid for task in self._tasks.values() if task.leader}
-        ours |= {leader.pid for leader in self._idle}
+        ours = {
+            task.leader.pid
+            for task in self._tasks.values()
+            if task.leader and task.leader.pid is not None
+        }
+        for leader in (*self._idle, *self._idle_isolated):
+            if leader.pid is not None:
+                ours.add(leader.pid)
+        ours |= self._sweepers
         if self._agent_pid is not None:
             ours.add(self._agent_pid)
         orphans = processes.orphans(ours)
@@ -409,7 +502,8 @@ def _stored(intent: dict[str, Any]) -> dict[str, int]:
 def _beside(task: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
     """Return the spec of a process in a task's surroundings, with a terminal of its own."""
     environment = b"\0".join([task["environment"], *order["set_environment"]])
-    return {**task, **order, "environment": environment}
+    # Whatever is ordered, it is as isolated as the task is.
+    return {**task, **order, "environment": environment, "isolation": task.get("isolation")}
 
 
 class _AgentConnection:

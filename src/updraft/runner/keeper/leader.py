@@ -8,6 +8,9 @@ tree.
 
 Talks frames with the keeper over a socket pair: SPAWN (with the task's descriptors), SIGNAL and
 KILL come in; STARTED, STOPPED, CONTINUED and EXITED go out.
+
+An isolated task's leader is also the init of a PID namespace (see ``isolation``), leads one task
+only, and on BESIDE forks another leader in there, for a command that runs beside its own.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ from updraft.wire.packing import pack, unpack_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any, NoReturn
+
+    from updraft.runner.keeper.isolation import View
 
 _IGNORED = (
     signal.SIGTTOU,
@@ -40,27 +46,62 @@ _IGNORED = (
     signal.SIGTERM,
     signal.SIGPIPE,
 )
+BESIDE = 60
+"""A frame between keeper and leader only: fork a leader for the socket that comes along."""
+
+_MOVED = b"W"
+"""What a command says on its status pipe when it is in its workspace for want of its directory."""
+
 _MAX_FD = 1 << 20
 _KILL_AGAIN_SECONDS = 0.05
+_SPARE_SECONDS = 1.0
 _RSS_ERROR_KIB = 1024  # the kernel counts in batches on each CPU
 _MAX_WAIT_SECONDS = 3600.0  # poll takes no more than 24 days
 
 
-def fork_leader() -> tuple[int, socket.socket]:
-    """Fork a leader; return its process id and the keeper's end of the socket pair."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    pid = os.fork()
-    if pid:
+def fork_leader(*, isolated: bool = False) -> tuple[int, socket.socket]:
+    """Fork a leader; return its process id and the keeper's end of the socket pair.
+
+    Raises ``OSError``, also where it cannot be ``isolated``.
+    """
+    ours, theirs = _pair(isolated)
+    try:
+        pid = _isolation().fork_init() if isolated else os.fork()
+    except OSError:
+        ours.close()
         theirs.close()
-        ours.setblocking(False)
-        return pid, ours
+        raise
+    if pid == 0:
+        _lead(theirs, "own" if isolated else "")
+    theirs.close()
+    return pid, ours
+
+
+def fork_beside(leader: socket.socket) -> socket.socket:
+    """Have an isolated task's leader fork another one; return the keeper's end of its socket."""
+    ours, theirs = _pair(isolated=True)
+    with theirs:
+        socket.send_fds(leader, [frames.message(BESIDE, {})], [theirs.fileno()])
+    return ours
+
+
+def _pair(isolated: bool) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setblocking(False)
+    if isolated:  # the kernel translates process ids that come along
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours, theirs
+
+
+def _lead(theirs: socket.socket, view: str) -> NoReturn:
+    """Be a leader, in this fresh child; ``view``: whether to make its own, or it is in one."""
     status = 1
     try:
         # The keeper's other descriptors (locks, ptys, other tasks' pipes) are not ours to hold.
         keep = theirs.detach()
         os.dup2(keep, 3)
         os.closerange(4, _MAX_FD)
-        _Leader(socket.socket(fileno=3)).run()
+        _Leader(socket.socket(fileno=3), view).run()
         status = 0
     finally:
         os._exit(status)
@@ -71,7 +112,7 @@ class _KeeperGone(Exception):
 
 
 class _Leader:
-    def __init__(self, keeper: socket.socket) -> None:
+    def __init__(self, keeper: socket.socket, view: str) -> None:
         os.setsid()
         processes.set_name("updraft-leader")
         self._keeper = keeper
@@ -88,6 +129,16 @@ class _Leader:
         self._grace_seconds = 10.0
         self._kill_at: float | None = None
         self._once = False
+        self._isolated = bool(view)
+        self._beside: frozenset[int] = frozenset()  # leaders that we forked
+        self._spare_until: float | None = None
+        self._view: View | None = None
+        self._view_failure: OSError | None = None
+        if view == "own":
+            try:
+                self._view = _isolation().View()
+            except OSError as error:  # told to the task that comes
+                self._view_failure = error
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
         wake_read, wake_write = processes.wake_pipe()
@@ -137,6 +188,8 @@ class _Leader:
                 body = unpack_dict(bytes(payload))
                 if kind == frames.SPAWN:
                     self._spawn(body)
+                elif kind == BESIDE:
+                    self._fork_beside()
                 elif kind == frames.SIGNAL:
                     self._signal(body["signal"])
                 elif kind == frames.KILL:
@@ -144,19 +197,26 @@ class _Leader:
 
     def _spawn(self, spec: dict[str, Any]) -> None:
         # Descriptors in the order that task.py sends them.
-        fds, self._fds = self._fds, []
+        fds, self._fds = self._fds[: spec["fds"]], self._fds[spec["fds"] :]
         stdin, stdout, stderr = fds[:3]
-        self._once = spec["tty"]
+        self._once = spec["tty"] or self._isolated
         self._grace_seconds = spec["grace_ms"] / 1000
         self._kill_at = None
         self._main_status = None
         self._cpu_seconds, self._max_rss = 0.0, None
-        limits, clamped = _reachable_limits(spec["rlimits"])
+        limits, clamped = _reachable_limits(spec["rlimits"], root=self._is_root(spec))
+        try:
+            self._enclose(spec["isolation"])
+        except (OSError, ValueError) as error:
+            for fd in fds:
+                os.close(fd)
+            self._send(frames.EXITED, _refusal("isolation", error))
+            return
         status_read, status_write = os.pipe()
         if spec["tty"]:
             self._tty = fds[3]
             fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)
-        groups = fds[3 + self._once :]
+        groups = fds[4 if spec["tty"] else 3 :]
         pid, unjoined = processes.fork_into(groups) if spec["cloned"] else (os.fork(), groups)
         if pid == 0:
             spec["rlimits"], spec["groups"] = limits, unjoined
@@ -166,14 +226,45 @@ class _Leader:
             os.close(fd)
         with open(status_read, "rb") as status:
             failure = status.read()
-        if failure:
+        moved = failure.startswith(_MOVED)
+        if failure := failure.removeprefix(_MOVED):
             os.waitpid(pid, 0)
             self._close_tty()
             self._send(frames.EXITED, unpack_dict(failure))
             return
         self._main = pid
         body = {"pid": pid, "at": time.time_ns(), "clamped_limits": clamped}
-        self._send(frames.STARTED, body)
+        if moved:
+            body["directory"] = spec["isolation"]["workspace"]
+        self._send(frames.STARTED, body, about=pid)
+
+    def _is_root(self, spec: dict[str, Any]) -> bool:
+        return os.geteuid() == 0 and spec["isolation"] is None
+
+    def _enclose(self, isolation: dict[str, Any] | None) -> None:
+        """Show the task its own folders.  Raises ``OSError`` or ``ValueError``."""
+        if self._view_failure is not None:
+            raise self._view_failure
+        if isolation is None:
+            return
+        if not self._isolated:
+            raise ValueError("its leader is in no namespace of its own")
+        if self._view is not None:
+            self._view.enclose(isolation)
+        isolation["groups"] += _isolation().device_groups(isolation["devices"])
+
+    def _fork_beside(self) -> None:
+        if not self._fds:  # no room for one more descriptor: the keeper sees the socket close
+            return
+        theirs, self._fds = self._fds[0], self._fds[1:]
+        try:
+            pid = os.fork()
+        except OSError:
+            pid = -1  # the keeper sees the socket close
+        if pid == 0:
+            _lead(socket.socket(fileno=theirs), "another's")
+        os.close(theirs)
+        self._beside |= {pid}
 
     def _signal(self, number: int) -> None:
         if self._main is None or self._main_status is not None:
@@ -192,7 +283,10 @@ class _Leader:
     def _end_tree(self, grace_seconds: float) -> None:
         if self._main is None:
             return
-        processes.end_descendants(signal.SIGTERM if grace_seconds > 0 else signal.SIGKILL)
+        if grace_seconds > 0:
+            processes.end_descendants(signal.SIGTERM)
+        else:
+            self._kill_descendants()
         # To ask again can bring the end forward, and never puts it off.
         kill_at = time.monotonic() + grace_seconds
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
@@ -223,8 +317,16 @@ class _Leader:
             processes.end_descendants(signal.SIGTERM)
             self._kill_at = time.monotonic() + self._grace_seconds
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            processes.end_descendants(signal.SIGKILL)
+            self._kill_descendants()
             self._kill_at = time.monotonic() + _KILL_AGAIN_SECONDS
+
+    def _kill_descendants(self) -> None:
+        # A leader beside is to tell how its command ended, and then ends by itself.
+        now = time.monotonic()
+        if self._spare_until is None:
+            self._spare_until = now + _SPARE_SECONDS
+        spared = self._beside if now < self._spare_until else frozenset()
+        processes.end_descendants(signal.SIGKILL, spared)
 
     def _count(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
         self._cpu_seconds += usage.ru_utime + usage.ru_stime
@@ -273,16 +375,27 @@ class _Leader:
                 return
             select.select([], [], [], _KILL_AGAIN_SECONDS)
 
-    def _send(self, kind: int, body: dict[str, Any]) -> None:
+    def _send(self, kind: int, body: dict[str, Any], about: int | None = None) -> None:
         # A few small messages a task: they fit the socket's buffer, and the keeper always reads.
         self._keeper.setblocking(True)
         try:
+            if about is not None and self._isolated:
+                # In a PID namespace our number of a process is not the keeper's.
+                credentials = _isolation().credentials(about)
+                self._keeper.sendmsg([frames.message(kind, body)], credentials)
+                return
             self._keeper.sendall(frames.message(kind, body))
         finally:
             self._keeper.setblocking(False)
 
 
-def _reachable_limits(wanted: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+def _isolation() -> ModuleType:
+    from updraft.runner.keeper import isolation  # noqa: PLC0415 - a personal runner needs none
+
+    return isolation
+
+
+def _reachable_limits(wanted: list[list[int]], *, root: bool) -> tuple[list[list[int]], list[int]]:
     """Return the limits to set, as far as our own hard limits allow, and which ones fell short."""
     limits: list[list[int]] = []
     clamped: list[int] = []
@@ -292,7 +405,7 @@ def _reachable_limits(wanted: list[list[int]]) -> tuple[list[list[int]], list[in
         except ValueError:  # the client's system has a limit that ours has not
             clamped.append(number)
             continue
-        if os.geteuid() != 0:
+        if not root:
             reach = (soft, hard)
             soft, hard = _at_most(soft, own_hard), _at_most(hard, own_hard)
             if (soft, hard) != reach:
@@ -322,15 +435,23 @@ def _become_command(
             os.write(group, b"0")
         for number, soft, hard in spec["rlimits"]:
             resource.setrlimit(number, (soft, hard))
-        if spec["nice"] != os.getpriority(os.PRIO_PROCESS, 0):
+        own_nice = os.getpriority(os.PRIO_PROCESS, 0)
+        isolation, environment = spec["isolation"], spec["environment"]
+        nice = spec["nice"] if isolation is None else max(spec["nice"], own_nice, 0)
+        if nice != own_nice:
             try:
-                os.setpriority(os.PRIO_PROCESS, 0, spec["nice"])
+                os.setpriority(os.PRIO_PROCESS, 0, nice)
             except PermissionError:  # a runner that was started nicer than this stays so
                 pass
+        if isolation is not None:
+            step = "isolation"
+            _isolation().become(isolation)
         step = "directory"
-        os.chdir(spec["directory"])
+        moved = _enter(spec, status)
         os.umask(spec["umask"])
         step = "start"
+        if isolation is not None:
+            environment = _isolation().surroundings(environment, isolation, moved)
         # The status pipe and the descriptors may lie on 0-2 only if ours were closed; they are not.
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
@@ -346,13 +467,33 @@ def _become_command(
                 signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         step = "exec"
-        _exec(spec["argv"], spec["environment"])
+        _exec(spec["argv"], environment)
     except BaseException as error:  # noqa: BLE001 - this process has no caller to raise to
-        number = error.errno if isinstance(error, OSError) and error.errno else 0
-        text = os.strerror(number) if number else f"{type(error).__name__}: {error}"
-        os.write(status, pack({"refused": step, "errno": number, "message": text}))
+        os.write(status, pack(_refusal(step, error)))
     finally:
         os._exit(127)
+
+
+def _refusal(step: str, error: BaseException) -> dict[str, Any]:
+    number = error.errno if isinstance(error, OSError) and error.errno else 0
+    text = os.strerror(number) if number else f"{type(error).__name__}: {error}"
+    if step == "isolation":  # which step of it: nobody but an administrator can mend that
+        text = f"this runner cannot isolate it: {error}"
+    return {"refused": step, "errno": number, "message": text}
+
+
+def _enter(spec: dict[str, Any], status: int) -> bytes | None:
+    """Enter the directory; return the workspace if the command is to be there instead."""
+    try:
+        os.chdir(spec["directory"])
+    except OSError:
+        if not spec["fallback_directory"]:
+            raise
+        workspace: bytes = spec["isolation"]["workspace"]
+        os.chdir(workspace)
+        os.write(status, _MOVED)
+        return workspace
+    return None
 
 
 def _exec(argv: list[bytes], block: bytes) -> None:
@@ -374,6 +515,8 @@ def _exec(argv: list[bytes], block: bytes) -> None:
             if error.errno == errno.ENOEXEC:
                 os.execve(b"/bin/sh", [b"/bin/sh", candidate, *argv[1:]], environment)
             passed_over = error.errno in (errno.ENOENT, errno.ENOTDIR) and not explicit
+            # A folder that may not be entered (another's, in a PATH from elsewhere) has it not.
+            passed_over = passed_over or not (explicit or os.path.lexists(candidate))
             if not passed_over and failure.errno == errno.ENOENT:
                 failure = error
     raise failure

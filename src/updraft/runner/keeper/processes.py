@@ -40,7 +40,7 @@ def set_name(name: str) -> None:
 
 def _prctl(option: int, argument: int | bytes) -> bool:
     try:
-        prctl = _libc().prctl
+        prctl = libc().prctl
     except AttributeError:
         return False
     return bool(prctl(option, argument, 0, 0, 0) == 0)
@@ -49,7 +49,8 @@ def _prctl(option: int, argument: int | bytes) -> bool:
 _LIBC: list[ctypes.CDLL] = []
 
 
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
+    """Return the C library, for what Python has no function for."""
     if not _LIBC:
         _LIBC.append(ctypes.CDLL(None, use_errno=True))
     return _LIBC[0]
@@ -148,9 +149,9 @@ def signal_all(pids: list[int], number: int) -> None:
             continue
 
 
-def end_descendants(number: int = signal.SIGTERM) -> None:
+def end_descendants(number: int = signal.SIGTERM, spared: frozenset[int] = frozenset()) -> None:
     """Ask all below this process to end; a stopped one is continued so that it can hear it."""
-    pids = descendants(os.getpid())
+    pids = [pid for pid in descendants(os.getpid()) if pid not in spared]
     signal_all(pids, number)
     if number != signal.SIGKILL:
         signal_all(pids, signal.SIGCONT)

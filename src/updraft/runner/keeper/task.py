@@ -6,11 +6,12 @@ import fcntl
 import os
 import selectors
 import socket
+import stat
 import struct
 import termios
 import time
 
-from updraft.runner.keeper.leader import fork_leader
+from updraft.runner.keeper.leader import fork_beside, fork_leader
 from updraft.storage.segments import SegmentWriter
 from updraft.storage.times import TimesWriter
 from updraft.wire import frames
@@ -39,13 +40,26 @@ _BUFFER: Final = memoryview(bytearray(1 << 20))
 """What is read lies here until it is spooled: one buffer for all, as the keeper has one thread."""
 
 _DISK_RETRY_SECONDS = 1.0
+_CREDENTIALS: Final = struct.Struct("iII")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
 class IdleLeader:
-    """A leader that waits for a task."""
+    """A leader that waits for a task.  Raises ``OSError``.
 
-    def __init__(self) -> None:
-        self.pid, self.socket = fork_leader()
+    ``beside``: the leader of an isolated task, for a command beside it; the new one is that
+    leader's child, so its process id is not known here.
+    """
+
+    def __init__(self, *, isolated: bool = False, beside: IdleLeader | None = None) -> None:
+        self.isolated = isolated
+        self.pid: int | None = None
+        self.socket: socket.socket
+        if beside is not None:
+            self.isolated = True
+            self.socket = fork_beside(beside.socket)
+        else:
+            self.pid, self.socket = fork_leader(isolated=isolated)
 
     def alive(self) -> bool:
         """Whether it still listens: it has nothing to say before it has a task."""
@@ -90,6 +104,7 @@ class Task:
         self._selector = selector
         self._events = events
         self._tty = spec["tty"] is not None
+        self._isolation: dict[str, Any] | None = spec.get("isolation")
         folder = os.fsdecode(spec["folder"])
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._streams = {
@@ -115,7 +130,9 @@ class Task:
             else:
                 self._open_pipes(theirs)
             spec = self.spec
+            groups = [] if self.slot is None else self.slot.entries
             order = {
+                "fds": len(theirs) + len(groups),
                 "tty": self._tty,
                 "grace_ms": int(self.grace_seconds * 1000),
                 "cloned": self.slot is not None and self.slot.cloned,
@@ -127,10 +144,12 @@ class Task:
                 "ignored_signals": spec["ignored_signals"],
                 "argv": spec["argv"],
                 "environment": spec["environment"],
+                "isolation": self._isolation,
+                "fallback_directory": spec.get("fallback_directory", False),
             }
+            self._give_away(theirs)
             leader.socket.setblocking(True)
             data = memoryview(frames.message(frames.SPAWN, order))
-            groups = [] if self.slot is None else self.slot.entries
             sent = socket.send_fds(leader.socket, [data], [*theirs, *groups])
             if sent < len(data):  # sending nothing fails if the leader has already done it all
                 leader.socket.sendall(data[sent:])
@@ -138,9 +157,22 @@ class Task:
         finally:
             for fd in set(theirs):
                 os.close(fd)
-        self._watch(leader.socket.fileno(), selectors.EVENT_READ, self._hear_leader)
+        self._watch(leader.socket.fileno(), selectors.EVENT_READ, self._hear)
         for output in self._streams.values():
             output.resume()
+
+    def _give_away(self, theirs: list[int]) -> None:
+        """Let an isolated task open its own streams by name: they are its owner's."""
+        if self._isolation is None:
+            return
+        from updraft.runner.keeper import isolation  # noqa: PLC0415 - a personal runner needs none
+
+        for fd in set(theirs):
+            if os.isatty(fd):
+                os.fchown(fd, self._isolation["uid"], isolation.terminal_group())
+                os.fchmod(fd, 0o620)
+            elif stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.fchown(fd, self._isolation["uid"], self._isolation["gid"])
 
     def _open_tty(self, theirs: list[int]) -> None:
         tty = self.spec["tty"]
@@ -291,25 +323,42 @@ class Task:
     def hear_the_last(self) -> None:
         """Take what the leader said before it ended: its death may be noticed first."""
         leader = self.leader
-        if not self.over and leader is not None and leader.socket.fileno() >= 0:
+        if leader is not None and leader.isolated:
+            # One read ends where the sender's credentials change.
+            while not self.over and leader.socket.fileno() >= 0 and self._hear_leader():
+                pass
+        elif not self.over and leader is not None and leader.socket.fileno() >= 0:
             self._hear_leader()
 
-    def _hear_leader(self) -> None:
+    def _hear(self) -> None:
+        self._hear_leader()
+
+    def _hear_leader(self) -> bool:
+        """Take what the leader said; return whether it said anything."""
         leader = self.leader
         if leader is None:
-            return
+            return False
+        about = None
         try:
-            chunk = leader.socket.recv(65536)
+            if leader.isolated:
+                chunk, ancillary, _, _ = leader.socket.recvmsg(65536, _ANCILLARY_BYTES)
+                about = _sender(ancillary)
+            else:
+                chunk = leader.socket.recv(65536)
         except BlockingIOError:
-            return
+            return False
         except ConnectionError:
             chunk = b""
         if not chunk:  # it was killed: once it is reaped, the keeper ends what it left
             self._hang_up()
-            return
+            if leader.pid is None and not self.over:
+                self.tree_ended()  # what it left is the task's beside it, and ends with that
+            return False
         for kind, _, _, payload in self._reader.feed(chunk):
             body = unpack_dict(bytes(payload))
             if kind == frames.STARTED:
+                if leader.isolated:
+                    body["pid"] = about
                 body["unenforced"] = self.unenforced
                 self.pid, self.started_at = body["pid"], body["at"]
                 self.set_limit(self._limit_ms)
@@ -327,6 +376,7 @@ class Task:
                 self._drain()
             else:
                 self._events.said(kind, self, body)
+        return True
 
     def tree_ended(self) -> None:
         """The leader was killed, and what it left to the keeper has been ended."""
@@ -335,9 +385,13 @@ class Task:
             self._drain()
 
     def release_leader(self) -> IdleLeader | None:
-        """Return the leader if it can lead another task (a pty's leader leads only one)."""
+        """Return the leader if it can lead another task.
+
+        One with a pty leads only one, and so does one that has seen what is its owner's.
+        """
         leader = self.leader
-        if leader is None or self._tty or self._exit is None or "lost" in self._exit:
+        once = self._tty or (leader is not None and leader.isolated)
+        if leader is None or once or self._exit is None or "lost" in self._exit:
             self._hang_up()
             self.leader = None
             return None
@@ -567,6 +621,13 @@ class _Output:
             self._task.selector.register(self.fd, selectors.EVENT_READ, self.readable)
         else:
             self._task.selector.unregister(self.fd)
+
+
+def _sender(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    """Return the process that a message names, as its number is here."""
+    for _, _, data in ancillary:
+        return int(_CREDENTIALS.unpack_from(data)[0])
+    return None
 
 
 def _set_size(fd: int, rows: int, columns: int) -> None:

@@ -24,10 +24,13 @@ def make_router(fleet: Fleet) -> APIRouter:
         if scheme.lower() != "bearer":
             raise errors.NotSignedIn("a join token is needed: Authorization: Bearer TOKEN")
         request = JoinRequest(
-            body.name, body.capacity.host, body.capacity.model_dump(), body.serves
+            body.name, body.capacity.host, body.capacity.model_dump(), body.shared, body.serves
         )
         place = await fleet.join(token, request)
-        return wire.JoinAnswer(name=place.runner.name, pool=place.runner.pool, token=place.token)
+        runner = place.runner
+        return wire.JoinAnswer(
+            name=runner.name, pool=runner.pool, serves=runner.serves, token=place.token
+        )
 
     @router.get("/runners", summary="List runners")
     async def list_runners(who: Who) -> list[wire.RunnerInfo]:

@@ -267,6 +267,7 @@ class Execution:
             "job": job.id,
             "owner": job.owner,
             "project": job.project,
+            "gpus": list(attempt.gpus),
             "folder": os.fsencode(self.live.folder_of(job.id, attempt.number)),
             "environment": environment + extra,
             "attached": job.client is not None,
@@ -445,7 +446,7 @@ class Execution:
         job.state = State.RUNNING
         job.started_ns = job.started_ns or attempt.started_ns
         if job.client is not None:
-            told = ("pid", "clamped_limits", "unenforced")
+            told = ("pid", "clamped_limits", "unenforced", "directory")
             job.client.forward(frames.STARTED, {k: started[k] for k in told if k in started})
         asyncio.get_running_loop().call_later(
             _START_WRITE_DELAY_SECONDS, self._store_start_soon, job, attempt

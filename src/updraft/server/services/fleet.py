@@ -43,8 +43,10 @@ class JoinRequest:
     """As it would like to be called; empty: by its host's name."""
     host: str
     capacity: dict[str, Any]
-    serves: str | None
-    """Whose tasks it takes, where it cannot keep several owners' apart."""
+    shared: bool
+    """Whether it keeps the tasks of several owners apart."""
+    serves: str
+    """Whose tasks it takes if it is not shared; empty: those of the join token's maker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Fleet:
             "credential": own.id,
             "digest": own.digest,
             "host": request.host,
-            "serves": request.serves,
+            "serves": None if request.shared else request.serves or row["created_by"],
             "draining": False,
             "capacity": json.dumps(request.capacity),
             "joined_ns": time.time_ns(),
@@ -126,6 +128,14 @@ class Fleet:
                 return None
             taken = {runner["name"] for runner in queries.all_runners(connection)}
             taken.update(self._live.runners)
+            if pool.most_runners is not None:
+                there = sum(
+                    1 for each in queries.all_runners(connection) if each["pool"] == pool.name
+                )
+                if there >= pool.most_runners:
+                    raise errors.Conflict(
+                        f"pool {pool.name} has all of its {there} runners; raise max_runners"
+                    )
             name = _free_name(wanted, taken, exact=bool(request.name))
             queries.insert_runner(connection, {**values, "name": name})
             return name
