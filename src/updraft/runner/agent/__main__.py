@@ -119,9 +119,8 @@ def main(arguments: list[str]) -> int:
         own = owners.Owners(Path(folder)) if place.shared else None
         os.makedirs(spool, mode=0o700, exist_ok=True)
         if uvloop.run(Agent(find_capacity(), keeper_socket, remote, spool, own).run()):
-            joining.start(
-                folder, shared=place.shared
-            )  # its keeper was killed: nobody else is left who would
+            # Its keeper was killed, and nobody else is left who would.
+            joining.start(folder, shared=place.shared)
         return 0
     local = _LocalServer(settings.folders())
     if uvloop.run(Agent(find_capacity(), keeper_socket, local, spool).run()):

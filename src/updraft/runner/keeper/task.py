@@ -145,7 +145,9 @@ class Task:
                 "argv": spec["argv"],
                 "environment": spec["environment"],
                 "isolation": self._isolation,
-                "fallback_directory": spec.get("fallback_directory", False),
+                "fallback_directory": bool(
+                    spec.get("fallback_directory") and spec.get("isolation")
+                ),
             }
             self._give_away(theirs)
             leader.socket.setblocking(True)
