@@ -23,7 +23,8 @@ URUN = frozenset(
         *("updraft", "updraft.bootstrap_client", "updraft.c_modules", "updraft.cli"),
         *("updraft.cli.attached", "updraft.cli.launch_options", "updraft.cli.limits"),
         *("updraft.cli.terminal", "updraft.cli.urun", "updraft.errors", "updraft.quantities"),
-        *("updraft.sdk", "updraft.sdk.session", "updraft.sdk.submission", "updraft.settings"),
+        *("updraft.sdk", "updraft.sdk.session", "updraft.sdk.submission", "updraft.sdk.targets"),
+        *("updraft.sdk.ways", "updraft.settings", "time"),
         *("updraft.wire", "updraft.wire.frames", "updraft.wire.packing", "updraft.wire.sockets"),
     ]
 )

@@ -32,7 +32,7 @@ class Flag:
 
 
 FLAGS = (
-    Flag("-P --pool", "POOL", "where to run (default: local)"),
+    Flag("-P --pool", "POOL", "where to run (default: this machine, or the server's choice)"),
     Flag("-C --directory", "DIR", "work in DIR instead of the current directory"),
     Flag("-e --env", "KEY[=VALUE]", "set a variable, or pass KEY on; repeatable, kept for a rerun"),
     Flag("-n --name", "NAME", "a name for the job"),
@@ -42,6 +42,11 @@ FLAGS = (
     Flag("--gpus", "N", "GPUs it needs (default: 0)"),
     Flag("--time", "DURATION", "end it after 90s, 15m, 2h …; the exit code is then 124"),
     Flag("--retries", "N", "try again up to N times when its machine or keeper is lost"),
+    Flag(
+        "--on-partition",
+        "WHAT",
+        "its runner loses touch: rerun (default: go on, perhaps beside a retry) or fence (end)",
+    ),
     Flag("--shell", "COMMAND", "run one string by your shell instead of a command"),
     Flag("--tty", None, "give it a terminal even if stdin or stdout is none", batch=False),
     Flag("--no-tty", None, "give it pipes even if stdin and stdout are terminals", batch=False),
@@ -76,6 +81,7 @@ class LaunchOptions:
         self.gpus = 0
         self.time_limit_ms: int | None = None
         self.retries: int | None = None
+        self.fenced = False
         self.shell: str | None = None
         self.tty: bool | None = None
         self.no_stdin = False
@@ -183,6 +189,12 @@ def _time_limit(text: str) -> int:
     return limit
 
 
+def _on_partition(text: str) -> bool:
+    if text not in ("rerun", "fence"):
+        raise errors.BadRequest(f"--on-partition: {text!r} is neither rerun nor fence")
+    return text == "fence"
+
+
 def _keys(text: str) -> bytes:
     keys = b""
     for part in text.split(","):
@@ -222,6 +234,7 @@ _VALUES: dict[str, Callable[[LaunchOptions, str], None]] = {
     "time": _setter("time_limit_ms", _time_limit),
     "retries": _setter("retries", _count),
     "shell": _setter("shell", str),
+    "on-partition": _setter("fenced", _on_partition),
     "detach-keys": _setter("detach_keys", _keys),
     "keep-alive": _setter("keep_alive_ms", _milliseconds),
 }

@@ -139,6 +139,7 @@ def _submission(
         gpus=options.gpus,
         time_limit_ms=options.time_limit_ms,
         retries=options.retries or 0,
+        fenced=options.fenced,
         keep_alive_ms=options.keep_alive_ms,
     )
     if options.cpus_milli is not None:

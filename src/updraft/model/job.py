@@ -65,6 +65,8 @@ class Command:
     """Whether stdout and stderr are one stream (``2>&1``), so that their order is kept."""
     fallback_directory: bool = False
     """Whether a directory that is not there may be replaced by an empty workspace."""
+    fenced: bool = False
+    """Whether it ends by itself when its runner is out of touch with the server for too long."""
 
 
 @dataclass(frozen=True, slots=True)

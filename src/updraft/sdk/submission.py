@@ -114,6 +114,7 @@ def submission(argv: list[bytes], *, attached: bool) -> dict[str, Any]:
         "gpus": 0,
         "time_limit_ms": None,
         "retries": 0,
+        "fenced": False,
         "priority": 0,
         "keep_alive_ms": 0,
         "grace_ms": 10_000,

@@ -6,7 +6,7 @@ import asyncio
 
 from updraft import settings
 from updraft.configuration import Configuration, reading
-from updraft.server.api.agent_session import AgentSessions
+from updraft.server.api.agent_session import AgentSessions, Lease
 from updraft.server.api.client_session import ClientSession
 from updraft.server.api.door import Doors
 from updraft.server.api.exec_session import ExecSession
@@ -28,6 +28,9 @@ from updraft.server.services.sign_in import SessionLimits
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database, sqlite_url
+
+_FENCE = 2 / 3
+"""The part of the time between suspect and lost that fenced tasks have for their end."""
 
 
 async def build(folders: settings.Folders, configuration: Configuration) -> Parts:
@@ -57,7 +60,9 @@ async def build(folders: settings.Folders, configuration: Configuration) -> Part
 def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doors:
     """Return what is behind the server's sockets."""
     beside = BesideRuns(parts.execution)
-    agents = AgentSessions(parts.execution, beside, configuration.server.suspect_after)
+    configured = configuration.server
+    gap = configured.lost_after - configured.suspect_after
+    agents = AgentSessions(parts.execution, beside, Lease(configured.suspect_after, gap * _FENCE))
     doors = Doors(
         {
             "client": lambda who: ClientSession(

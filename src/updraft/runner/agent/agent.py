@@ -286,6 +286,8 @@ class Agent:
             self._refuse(side, serial, problem)
             return
         self._to_keeper(frames.SPAWN, serial << 2, 0, payload)
+        if spec.get("fenced"):
+            self._tell_lease()
         for early in self._early.take(serial):
             self.from_server(side, *early)
 
@@ -430,6 +432,15 @@ class Agent:
     def lease_renewed(self, until: float) -> None:
         """The server counts on this runner up to then (seconds of the loop's clock)."""
         self._lease_until = until
+        self._tell_lease()
+
+    def _tell_lease(self) -> None:
+        """Fenced tasks end by themselves when they hear no more of this."""
+        server = self._server
+        if server is not None and self._lease_until:
+            left = self._lease_until - asyncio.get_running_loop().time()
+            lease = {"ms": max(round(left * 1000), 0), "grace_ms": server.fence_grace_ms}
+            self._to_keeper(frames.LEASE, 0, 0, pack(lease))
 
     def keeper_closed(self) -> None:
         """The keeper died, or has a newer agent."""
@@ -484,6 +495,8 @@ class _ServerSide:
         self.ships = False
         """Whether output is stored by the server, and not where it is spooled."""
         self._lease_seconds = 0.0
+        self.fence_grace_ms = 0
+        """How long a fenced task has to end once its lease ran out."""
         self._heard = 0.0
         self._beating: asyncio.TimerHandle | None = None
         self._welcomed: asyncio.Future[dict[str, Any]] | None = None
@@ -507,6 +520,7 @@ class _ServerSide:
             raise
         side.ready = True
         side._lease_seconds = welcome["lease_ms"] / 1000
+        side.fence_grace_ms = welcome.get("fence_grace_ms", 0)
         side._heard = asyncio.get_running_loop().time()
         if side._lease_seconds:
             side._beat()

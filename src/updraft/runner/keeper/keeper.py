@@ -152,6 +152,11 @@ class Keeper:
             else:
                 self._leave(cancel=order["cancel"])
             return
+        if kind == frames.LEASE:
+            lease = unpack_dict(bytes(payload))
+            for each in self._tasks.values():
+                each.lease(lease["ms"], lease["grace_ms"])
+            return
         task = self._tasks.get(attempt)
         if task is None or task.end is not None:
             return

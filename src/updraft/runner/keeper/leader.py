@@ -128,6 +128,9 @@ class _Leader:
         self._io = self._storage.read()
         self._grace_seconds = 10.0
         self._kill_at: float | None = None
+        self._lease_until: float | None = None
+        self._lease_grace_seconds = 0.0
+        self._lost = ""
         self._once = False
         self._isolated = bool(view)
         self._beside: frozenset[int] = frozenset()  # leaders that we forked
@@ -156,15 +159,26 @@ class _Leader:
                 poll.poll(self._wait_ms())
                 self._drain_wake()
                 self._receive()
+                self._end_if_out_of_touch()
                 self._reap()
         except (_KeeperGone, ConnectionError):
             self._end_for_good()
 
     def _wait_ms(self) -> int | None:
-        if self._kill_at is None:
+        due = [at for at in (self._kill_at, self._lease_until) if at is not None]
+        if not due:
             return None
-        seconds = min(self._kill_at - time.monotonic(), _MAX_WAIT_SECONDS)
+        seconds = min(min(due) - time.monotonic(), _MAX_WAIT_SECONDS)
         return max(0, int(seconds * 1000) + 1)
+
+    def _end_if_out_of_touch(self) -> None:
+        """End a fenced task whose lease ran out: somebody else may be given its work soon."""
+        if self._lease_until is None or time.monotonic() < self._lease_until:
+            return
+        self._lease_until = None
+        if self._main is not None:
+            self._lost = "its runner was out of touch for longer than its lease"
+            self._end_tree(min(self._grace_seconds, self._lease_grace_seconds))
 
     def _drain_wake(self) -> None:
         try:
@@ -194,6 +208,9 @@ class _Leader:
                     self._signal(body["signal"])
                 elif kind == frames.KILL:
                     self._end_tree(body["grace_ms"] / 1000)
+                elif kind == frames.LEASE:
+                    self._lease_until = time.monotonic() + body["ms"] / 1000
+                    self._lease_grace_seconds = body["grace_ms"] / 1000
 
     def _spawn(self, spec: dict[str, Any]) -> None:
         # Descriptors in the order that task.py sends them.
@@ -341,7 +358,8 @@ class _Leader:
     def _finish(self) -> None:
         status = self._main_status
         self._main = None
-        self._kill_at = None
+        self._kill_at = self._lease_until = None
+        lost, self._lost = ({"lost": self._lost} if self._lost else {}), ""
         self._close_tty()
         before, self._io = self._io, self._storage.read()
         io = None
@@ -356,6 +374,7 @@ class _Leader:
                 "peak_memory_bytes": self._max_rss,
                 "read_bytes": io and io[0],
                 "written_bytes": io and io[1],
+                **lost,
             },
         )
 

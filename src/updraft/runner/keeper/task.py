@@ -248,6 +248,11 @@ class Task:
         """The reader of an output stream is gone: the writer is to see a broken pipe."""
         self._streams[stream].close()
 
+    def lease(self, ms: int, grace_ms: int) -> None:
+        """The runner is in touch with its server: a fenced task may run for so long from now."""
+        if self.spec.get("fenced"):
+            self._tell_leader(frames.LEASE, {"ms": ms, "grace_ms": grace_ms})
+
     def signal(self, number: int) -> None:
         """Send a signal to the command's process group."""
         self._tell_leader(frames.SIGNAL, {"signal": number})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from updraft import errors
@@ -23,13 +24,23 @@ _STREAMS = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long a runner may be silent."""
+
+    seconds: float
+    """Before its fenced tasks end themselves, and it gets no new ones."""
+    fence_grace_seconds: float
+    """That those have for their end, before the server gives them to others."""
+
+
 class AgentSessions:
     """Joins the control and the data connection of one agent."""
 
-    def __init__(self, execution: Execution, beside: BesideRuns, lease_seconds: float) -> None:
+    def __init__(self, execution: Execution, beside: BesideRuns, lease: Lease) -> None:
         self.execution = execution
         self.beside = beside
-        self.lease_seconds = lease_seconds
+        self.lease = lease
         self.waiting: dict[str, AgentControl] = {}
 
     def control(self, runner: Runner) -> AgentControl:
@@ -57,12 +68,14 @@ class AgentControl:
     def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
         self._connection = connection
         self._sessions.waiting[self._token] = self
+        lease = self._sessions.lease
         connection.send_message(
             frames.WELCOME,
             {
                 "session": self._token,
                 "ships": self.known.remote,
-                "lease_ms": round(self._sessions.lease_seconds * 1000),
+                "lease_ms": round(lease.seconds * 1000) if self.known.remote else 0,
+                "fence_grace_ms": round(lease.fence_grace_seconds * 1000),
             },
         )
 

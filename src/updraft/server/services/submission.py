@@ -32,6 +32,7 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         set_environment=_byte_list(body, "set_environment"),
         closed_fds=[fd for fd in (0, 1, 2) if fd in _numbers(body, "closed_fds", [])],
         one_output=body.get("one_output") is True,
+        fenced=body.get("fenced") is True,
         fallback_directory=body.get("fallback_directory") is True,
         stdin=_typed(body, "stdin", bool),
         terminal=_terminal(body.get("tty")),

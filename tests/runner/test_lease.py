@@ -1,0 +1,67 @@
+"""Fenced tasks end by themselves when their runner is out of touch; others do not notice."""
+
+import os
+import signal
+from pathlib import Path
+
+from tests.runner.keeper_process import KeeperProcess
+from tests.waiting import SECONDS
+from updraft.testing.instance import wait_for
+from updraft.wire import frames
+
+OUT_OF_TOUCH = "its runner was out of touch for longer than its lease"
+
+
+def test_a_fenced_task_ends_when_its_lease_does_and_says_that_it_is_lost(
+    keeper: KeeperProcess,
+) -> None:
+    agent = keeper.connect()
+    agent.spawn(1, keeper.shell("sleep 600", fenced=True))
+    agent.spawn(2, keeper.shell("read x; exit 5"))
+    agent.until(lambda: {1, 2} <= agent.started.keys())
+    agent.send(frames.LEASE, body={"ms": 300, "grace_ms": 1000})
+    end = agent.wait_end(1)
+    assert end["lost"] == OUT_OF_TOUCH
+    assert 2 not in agent.ends
+    agent.send(frames.DATA, 2, data=b"go\n")
+    assert os.waitstatus_to_exitcode(agent.wait_end(2)["status"]) == 5
+
+
+def test_a_lease_that_is_renewed_ends_nobody(keeper: KeeperProcess) -> None:
+    agent = keeper.connect()
+    agent.spawn(1, keeper.shell("read x; exit 5", fenced=True))
+    agent.until(lambda: 1 in agent.started)
+    for _ in range(20):
+        agent.send(frames.LEASE, body={"ms": 500, "grace_ms": 0})
+        agent.spawn(99, keeper.shell("true"))
+        agent.wait_end(99)
+        agent.send(frames.FORGET, body={"attempts": [99]})
+        agent.ends.pop(99)
+    agent.send(frames.LEASE, body={"ms": 600_000, "grace_ms": 0})
+    agent.send(frames.DATA, 1, data=b"go\n")
+    assert "lost" not in agent.wait_end(1)
+
+
+def test_a_stopped_keeper_keeps_no_fenced_task_alive(keeper: KeeperProcess) -> None:
+    agent = keeper.connect()
+    agent.spawn(1, keeper.shell("trap '' TERM; sleep 600", fenced=True))
+    agent.until(lambda: 1 in agent.started)
+    pid = agent.started[1]["pid"]
+    agent.send(frames.LEASE, body={"ms": 400, "grace_ms": 200})
+    agent.spawn(2, keeper.shell("true"))
+    agent.wait_end(2)  # the lease was heard of before
+    os.kill(keeper.process.pid, signal.SIGSTOP)
+    try:
+        wait_for("its processes end", lambda: not alive(pid), SECONDS)
+    finally:
+        os.kill(keeper.process.pid, signal.SIGCONT)
+    assert agent.wait_end(1)["lost"] == OUT_OF_TOUCH
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, and is not only waited for."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
