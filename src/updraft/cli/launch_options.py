@@ -32,7 +32,7 @@ class Flag:
 
 
 FLAGS = (
-    Flag("-P --pool", "POOL", "where to run (default: this machine, or the server's choice)"),
+    Flag("-P --pool", "POOL", "where to run (default: the server's choice)"),
     Flag("-C --directory", "DIR", "work in DIR instead of the current directory"),
     Flag("-e --env", "KEY[=VALUE]", "set a variable, or pass KEY on; repeatable, kept for a rerun"),
     Flag("-n --name", "NAME", "a name for the job"),
@@ -42,11 +42,7 @@ FLAGS = (
     Flag("--gpus", "N", "GPUs it needs (default: 0)"),
     Flag("--time", "DURATION", "end it after 90s, 15m, 2h …; the exit code is then 124"),
     Flag("--retries", "N", "try again up to N times when its machine or keeper is lost"),
-    Flag(
-        "--on-partition",
-        "WHAT",
-        "its runner loses touch: rerun (default: go on, perhaps beside a retry) or fence (end)",
-    ),
+    Flag("--on-partition", "WHAT", "fence: end it where the server is out of reach; or rerun"),
     Flag("--shell", "COMMAND", "run one string by your shell instead of a command"),
     Flag("--tty", None, "give it a terminal even if stdin or stdout is none", batch=False),
     Flag("--no-tty", None, "give it pipes even if stdin and stdout are terminals", batch=False),
