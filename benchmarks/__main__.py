@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from benchmarks import echo, footprint, launch, machine, relay, render
+from benchmarks import echo, footprint, launch, load, machine, relay, render
 from benchmarks.install import REPOSITORY, Installation, existing_installation, make_installation
 from benchmarks.report import BenchmarkError, Report, Table
 from benchmarks.scratch import scratch_folder
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "relay": relay.run,
     "echo": echo.run,
     "footprint": footprint.run,
+    "load": load.run,
 }
 
 
