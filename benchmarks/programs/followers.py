@@ -12,15 +12,19 @@ import sys
 
 import uvloop
 
+_COMING_IN = asyncio.Semaphore(20)
+"""A server takes only so many at a time that have not said who they are."""
+
 
 async def follow(host: str, port: int, token: str, job: str, got: dict[str, int]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # the server is the benchmark's own
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
-    request = f"GET /api/v1/jobs/{job}/logs/stdout?follow=true HTTP/1.1\r\nHost: {host}\r\n"
-    writer.write(f"{request}Authorization: Bearer {token}\r\n\r\n".encode())
-    head = await reader.readuntil(b"\r\n\r\n")
+    async with _COMING_IN:
+        reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        request = f"GET /api/v1/jobs/{job}/logs/stdout?follow=true HTTP/1.1\r\nHost: {host}\r\n"
+        writer.write(f"{request}Authorization: Bearer {token}\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
     if b" 200 " not in head.split(b"\r\n")[0]:
         raise SystemExit(f"following {job}: {head!r}")
     got[job] = 0

@@ -87,7 +87,7 @@ def test_any_submission_is_taken_or_refused_in_one_line(changes: dict[str, Any])
 @given(st.lists(st.sampled_from(sorted(valid())), min_size=1, max_size=3))
 def test_a_field_that_is_missing_is_named(missing: list[str]) -> None:
     body = {name: value for name, value in valid().items() if name not in missing}
-    optional = {"tty", "time_limit_ms", "source", "closed_fds", "one_output", "pipes"}
+    optional = {"tty", "time_limit_ms", "source", "closed_fds", "one_output", "pipes", "fenced"}
     if set(missing) <= optional:
         parse_submission(body)
         return

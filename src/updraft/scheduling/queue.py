@@ -6,6 +6,7 @@ import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from updraft.model.job import Resources
 from updraft.scheduling.capacity import NOTHING, Node
@@ -162,14 +163,36 @@ class PoolQueue:
         return grants
 
 
+_LOOKAHEAD = 32
+"""Among how many runners with room a task that nobody waits before gets the fullest."""
+
+
 def place(
     waiting: Waiting, nodes: Iterable[Node], headrooms: Headrooms | None = None
 ) -> Grant | None:
-    """Return where a task may start that nobody waits before; None: nowhere, now."""
-    floor = _Floor(nodes, headrooms or {})
-    if waiting.need == NOTHING:
-        return floor.start_costless(waiting)
-    return floor.start(waiting.serial, waiting.need, waiting.party)
+    """Return where a task may start that nobody waits before; None: nowhere, now.
+
+    Looks at ``nodes`` in their order until it has seen a bounded number with room, so that a large
+    pool costs no more than a small one.
+    """
+    limits = _limits(waiting.party, headrooms or {})
+    if any(limit.lacks(waiting.need) for limit in limits):
+        return None
+    owner, need = waiting.party.owner, waiting.need
+    fitting = (node for node in nodes if node.takes(owner) and node.free.fits(need))
+    best = min(islice(fitting, _LOOKAHEAD), key=_fullness, default=None)
+    if best is None:
+        return None
+    return Grant(waiting.serial, best.name, need, best.free.take(need)[1])
+
+
+def _fullness(node: Node) -> tuple[int, int, int]:
+    return (len(node.free.gpus), node.free.cpus_milli, node.free.memory_bytes)
+
+
+def _limits(party: Party, headrooms: Headrooms) -> list[Headroom]:
+    found = (headrooms.get(party.project), headrooms.get(party))
+    return [limit for limit in found if limit is not None]
 
 
 class _Floor:
@@ -186,7 +209,7 @@ class _Floor:
         return bool(self._open)
 
     def start(self, serial: int, need: Resources, party: Party) -> Grant | None:
-        limits = self._limits(party)
+        limits = _limits(party, self._headrooms)
         if any(limit.lacks(need) for limit in limits):
             return None
         reachable = [name for name in self._open if self._nodes[name].takes(party.owner)]
@@ -202,7 +225,7 @@ class _Floor:
         return Grant(serial, name, need, gpus)
 
     def start_costless(self, waiting: Waiting) -> Grant | None:
-        limits = self._limits(waiting.party)
+        limits = _limits(waiting.party, self._headrooms)
         names = [name for name, node in self._nodes.items() if node.takes(waiting.party.owner)]
         if not names or any(limit.lacks(waiting.need) for limit in limits):
             return None
@@ -213,10 +236,6 @@ class _Floor:
     def _room_of(self, name: str) -> tuple[int, int, int, str]:
         free = self._free[name]
         return (len(free.gpus), free.cpus_milli, free.memory_bytes, name)
-
-    def _limits(self, party: Party) -> list[Headroom]:
-        found = (self._headrooms.get(party.project), self._headrooms.get(party))
-        return [limit for limit in found if limit is not None]
 
 
 def _order(entry: _Entry) -> tuple[int, int]:

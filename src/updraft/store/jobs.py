@@ -7,6 +7,7 @@ caller saw is stale, and nothing was written.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,14 @@ from sqlalchemy import (
     Connection,
     Row,
     RowMapping,
+    Table,
+    Update,
     bindparam,
     case,
     delete,
     exists,
     func,
+    literal_column,
     select,
     union_all,
     update,
@@ -57,36 +61,34 @@ def find_submitted(
     return connection.execute(statement).scalar_one_or_none()
 
 
-_MOVE = (
-    update(jobs)
-    .where(jobs.c.serial == bindparam("b_serial"))
-    .where(jobs.c.state.in_(bindparam("b_expected", expanding=True)))
-)
-
-
 def move_job(
     connection: Connection, serial: int, expected: Collection[State], values: Values
 ) -> bool:
     """Write ``values`` to a job that is in one of the ``expected`` states."""
-    statement = _MOVE.values(**values)
-    arguments = {"b_serial": serial, "b_expected": list(expected)}
-    return connection.execute(statement, arguments).rowcount == 1
-
-
-_MOVE_ATTEMPT = (
-    update(attempts)
-    .where(attempts.c.serial == bindparam("b_serial"))
-    .where(attempts.c.state.in_(bindparam("b_expected", expanding=True)))
-)
+    statement = _move(jobs, tuple(values), tuple(expected))
+    return connection.execute(statement, {**values, "b_serial": serial}).rowcount == 1
 
 
 def move_attempt(
     connection: Connection, serial: int, expected: Collection[str], values: Values
 ) -> bool:
     """Write ``values`` to an attempt that is in one of the ``expected`` states."""
-    statement = _MOVE_ATTEMPT.values(**values)
-    arguments = {"b_serial": serial, "b_expected": list(expected)}
-    return connection.execute(statement, arguments).rowcount == 1
+    statement = _move(attempts, tuple(values), tuple(expected))
+    return connection.execute(statement, {**values, "b_serial": serial}).rowcount == 1
+
+
+@functools.cache
+def _move(table: Table, columns: tuple[str, ...], expected: tuple[str, ...]) -> Update:
+    """Return a guarded update; kept, since making one costs more than running it.
+
+    There are as many as there are calls of the two above in the code.
+    """
+    return (
+        update(table)
+        .where(table.c.serial == bindparam("b_serial"))
+        .where(table.c.state.in_([literal_column(f"'{state}'") for state in expected]))
+        .values({name: bindparam(name) for name in columns})
+    )
 
 
 def insert_attempt(connection: Connection, values: Values) -> None:

@@ -23,7 +23,7 @@ from updraft.model.ending import outcome_of
 from updraft.model.job import Outcome, Submission, new_job_id
 from updraft.model.pool import LOCAL_POOL, Pool
 from updraft.model.states import AttemptState, State, Wanted
-from updraft.scheduling.capacity import NOTHING
+from updraft.scheduling.capacity import NOTHING, Capacity
 from updraft.scheduling.queue import Grant, place
 from updraft.scheduling.reasons import never_fits
 from updraft.server.auth.environment_keys import EnvironmentKeys
@@ -42,6 +42,7 @@ from updraft.server.services.rows import (
     job_row,
     live_attempt,
     live_job,
+    start_of,
     start_writes,
 )
 from updraft.storage.segments import DEFAULT_QUOTA_BYTES, SegmentReader
@@ -126,14 +127,7 @@ class Execution:
         """
         pool = self._pool_of(who, submission.pool)
         await self._first_runner(pool)
-        totals = [
-            each.total
-            for each in self.live.runners_of(pool.name)
-            if each.known.serves in (None, who.owner)
-        ]
-        problem = never_fits(submission.resources, totals, pool.name)
-        if problem is not None:
-            raise errors.BadRequest(problem)
+        self._check_that_it_fits(who, submission, pool)
         time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
         if self.closing:
             raise errors.Unavailable("the server is stopping; try again")
@@ -214,6 +208,18 @@ class Execution:
         if pool.draining:
             raise errors.Conflict(f"pool {name} is being drained and takes no new jobs")
         return pool
+
+    def _check_that_it_fits(self, who: Principal, submission: Submission, pool: Pool) -> None:
+        need = submission.resources
+        totals: list[Capacity] = []
+        for runner in self.live.runners_of(pool.name):
+            if runner.known.serves in (None, who.owner):
+                if runner.total.fits(need):
+                    return
+                totals.append(runner.total)
+        problem = never_fits(need, totals, pool.name)
+        if problem is not None:
+            raise errors.BadRequest(problem)
 
     async def _first_runner(self, pool: Pool) -> None:
         """Wait for the runner that a new server has just started: it knows what there is."""
@@ -299,6 +305,8 @@ class Execution:
     def _schedule(self) -> None:
         self._schedule_due = False
         for pool in self.live.pools:
+            if not len(self.live.queue(pool)):
+                continue
             grants = self.live.queue(pool).choose(self.live.nodes(pool))
             for grant in grants:
                 job = self.live.jobs[grant.serial]
@@ -508,10 +516,6 @@ class Execution:
             lost and job.wanted is Wanted.RUN and attempt.number <= job.retries and not self.closing
         )
         lengths = self._lengths(job, attempt, end)
-        start = None
-        if attempt.started_ns is not None and not attempt.start_stored:
-            start = start_writes(job, attempt)
-            attempt.start_stored = True
         attempt_values = ended_attempt_values(outcome, end, lengths)
         if again:
             job_values: dict[str, Any] = {"state": State.IN_QUEUE, "message": outcome.message}
@@ -521,10 +525,15 @@ class Execution:
         else:
             job_values = ended_values(outcome, end.get("at", now))
             said = [event_row(job, outcome.state, outcome.message, attempt.number)]
+        if attempt.started_ns is not None and not attempt.start_stored:
+            # A short task's start and end are one write, of as many statements as an end alone.
+            attempt.start_stored = True
+            start = start_of(job, attempt)
+            attempt_values = {**start.attempt, **attempt_values}
+            job_values = {**start.job, **job_values}
+            said.insert(0, start.event)
 
         def store(connection: Connection) -> bool:
-            if start is not None:
-                start(connection)
             moved = queries.move_attempt(
                 connection, attempt.serial, ("GRANTED", "RUNNING", "STOPPING"), attempt_values
             )

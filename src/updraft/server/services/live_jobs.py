@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,15 @@ class LiveJobs:
         """Return a pool's queue."""
         return self._queues.setdefault(pool, PoolQueue())
 
-    def runners_of(self, pool: str) -> list[LiveRunner]:
-        """Return a pool's runners, there or away."""
-        return [runner for runner in self.runners.values() if runner.pool == pool]
+    def runners_of(self, pool: str) -> Iterator[LiveRunner]:
+        """Yield a pool's runners, there or away."""
+        return (runner for runner in self.runners.values() if runner.pool == pool)
 
-    def nodes(self, pool: str) -> list[Node]:
-        """Return what a pool's runners offer to new tasks now."""
-        return [node for each in self.runners_of(pool) if (node := each.node) is not None]
+    def nodes(self, pool: str) -> Iterator[Node]:
+        """Yield what a pool's runners offer to new tasks now; only as many as are looked at."""
+        for each in self.runners.values():
+            if each.pool == pool and (node := each.node) is not None:
+                yield node
 
     def attempts_on(self, runner: str) -> list[LiveJob]:
         """Return the jobs whose attempt is on a runner."""
@@ -99,7 +102,7 @@ class LiveJobs:
         """Return why a job waits, computed now."""
         if job.attempt is not None:
             return "its runner is starting it" if self.runner_of(job) else "its runner is away"
-        nodes = self.nodes(job.pool)
+        nodes = list(self.nodes(job.pool))
         if not nodes:
             return f"pool {job.pool} has no runner yet"
         ahead = self.queue(job.pool).ahead_of(job.place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -27,22 +27,37 @@ def event_row(job: LiveJob, kind: str, message: str, attempt: int | None = None)
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an attempt's start writes."""
+
+    job: dict[str, Any]
+    attempt: dict[str, Any]
+    event: dict[str, Any]
+
+
+def start_of(job: LiveJob, attempt: LiveAttempt) -> Start:
+    """Return what an attempt's start writes."""
+    said = event_row(job, State.RUNNING, "started", attempt.number)
+    return Start(
+        job={"state": State.RUNNING, "started_ns": job.started_ns},
+        attempt={
+            "state": AttemptState.RUNNING,
+            "pid": attempt.pid,
+            "started_ns": attempt.started_ns,
+        },
+        event={**said, "at_ns": attempt.started_ns},
+    )
+
+
 def start_writes(job: LiveJob, attempt: LiveAttempt) -> Work[None]:
     """Return the write that stores an attempt's start."""
-    said = [
-        {**event_row(job, State.RUNNING, "started", attempt.number), "at_ns": attempt.started_ns}
-    ]
-    job_values = {"state": State.RUNNING, "started_ns": job.started_ns}
-    attempt_values = {
-        "state": AttemptState.RUNNING,
-        "pid": attempt.pid,
-        "started_ns": attempt.started_ns,
-    }
+    start = start_of(job, attempt)
 
     def store(connection: Connection) -> None:
-        queries.move_attempt(connection, attempt.serial, ("GRANTED",), attempt_values)
-        if queries.move_job(connection, job.serial, (State.IN_QUEUE,), job_values):
-            queries.insert_events(connection, said)
+        queries.move_attempt(connection, attempt.serial, ("GRANTED",), start.attempt)
+        if queries.move_job(connection, job.serial, (State.IN_QUEUE,), start.job):
+            queries.insert_events(connection, [start.event])
 
     return store
 
