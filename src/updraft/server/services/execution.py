@@ -289,10 +289,12 @@ class Execution:
         runner.control.send_message(frames.SPAWN, spec, attempt.serial << 2)
         self.live.send_signals(runner, attempt)
 
-    def _begin_intake(self, job: LiveJob, attempt: LiveAttempt) -> None:
+    def _begin_intake(self, job: LiveJob, attempt: LiveAttempt, *, fresh: bool = True) -> None:
         if not self.intake.holds(attempt.serial):
             folder = str(self.live.folder_of(job.id, attempt.number))
-            self.intake.begin(attempt.serial, folder, lambda: self.changes.grew(job.serial))
+            self.intake.begin(
+                attempt.serial, folder, lambda: self.changes.grew(job.serial), fresh=fresh
+            )
 
     # -- scheduling
 
@@ -367,7 +369,7 @@ class Execution:
             known.add(serial)
             relayed.append(serial)
             if runner.ships and runner.data is not None:
-                self._begin_intake(job, job.attempt)
+                self._begin_intake(job, job.attempt, fresh=False)
                 self.intake.runner_joined(serial, runner.data)
             if report.get("pid") is not None:
                 self.attempt_started(serial, report)

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from updraft.server.relay.relay import Link, Relay
 from updraft.storage.segments import SegmentWriter
@@ -32,6 +33,7 @@ _DISK_RETRY_SECONDS = 1.0
 class _Stored:
     """An attempt whose output comes from elsewhere."""
 
+    folder: str
     writers: dict[int, SegmentWriter]
     times: TimesWriter
     grew: Callable[[], None]
@@ -61,17 +63,18 @@ class Intake:
         """Whether this attempt's output comes in here."""
         return serial in self._attempts
 
-    def begin(self, serial: int, folder: str, grew: Callable[[], None]) -> None:
-        """Take an attempt's output into ``folder``, going on behind what is there.
+    def begin(
+        self, serial: int, folder: str, grew: Callable[[], None], *, fresh: bool = True
+    ) -> None:
+        """Take an attempt's output into ``folder``, which is made for the first of it.
 
-        ``grew`` is called whenever there is more.
+        ``grew`` is called whenever there is more.  ``fresh``: nothing of it was stored before; else
+        it goes on behind what is there.
         """
-        writers = {
-            stream: SegmentWriter.resume(folder, name, self.quota_bytes)
-            for stream, name in _NAMES.items()
-        }
+        make = SegmentWriter if fresh else SegmentWriter.resume
+        writers = {stream: make(folder, name, self.quota_bytes) for stream, name in _NAMES.items()}
         lengths = {stream: writer.length for stream, writer in writers.items()}
-        self._attempts[serial] = _Stored(writers, TimesWriter(folder), grew, lengths)
+        self._attempts[serial] = _Stored(folder, writers, TimesWriter(folder), grew, lengths)
 
     def granted(self, serial: int, link: Link) -> None:
         """The attempt is sent to a runner, which ships its output from the beginning."""
@@ -130,6 +133,8 @@ class Intake:
         if not payload:
             return
         try:
+            if not any(stored.lengths):
+                Path(stored.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
             if offset > writer.length:
                 writer.skip(offset)
             self._append(stored, serial, stream, payload)
@@ -150,6 +155,7 @@ class Intake:
             return
         writer = stored.writers[stream]
         if length > writer.length:
+            Path(stored.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
             writer.skip(length)
             self._acknowledge(serial, stored, stream)
             stored.grew()
