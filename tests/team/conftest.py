@@ -12,8 +12,13 @@ ALICE, BOB, CARETAKER = 312_345, 312_346, 312_347
 """Accounts of the users' own machines, and of a runner that is not root; nobody has them."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = [item for item in items if Path(__file__).parent in item.path.parents]
+    if "slow" not in config.option.markexpr:
+        # They repeat at length what others here try in short: only for who asks (`make soak`).
+        slow = {item for item in here if "slow" in item.keywords}
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=list(slow))
     why = unavailable() if here else None
     for item in here:
         item.add_marker(pytest.mark.root)

@@ -20,15 +20,29 @@ BIG_BYTES = 100_000_000
 MOST_MEMORY_BYTES = 150_000_000
 
 
-@pytest.fixture(params=["alice", "bob"])
-def person(team: Team, request: pytest.FixtureRequest) -> Person:
-    return team.people[request.param]
+PLACES = [
+    pytest.param(("alice", "main"), id="alice-main"),
+    pytest.param(("bob", "other"), id="bob-other"),
+    pytest.param(("alice", "other"), id="alice-other", marks=pytest.mark.slow),
+    pytest.param(("bob", "main"), id="bob-main", marks=pytest.mark.slow),
+]
 
 
-@pytest.fixture(params=["main", "other"])
-def pool(request: pytest.FixtureRequest) -> str:
-    """A pool of runners that can be dialled, and one of a runner that cannot."""
-    return str(request.param)
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Who runs something, and where: `other` is the pool of a runner that cannot be dialled."""
+    name, pool = request.param
+    return name, pool
+
+
+@pytest.fixture
+def person(team: Team, place: tuple[str, str]) -> Person:
+    return team.people[place[0]]
+
+
+@pytest.fixture
+def pool(place: tuple[str, str]) -> str:
+    return place[1]
 
 
 def submit(person: Person, *arguments: str) -> str:
