@@ -4,9 +4,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import select
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -188,23 +188,28 @@ import sys
 for count in range(1, 101):
     sys.stdout.buffer.write(bytes(1_000_000))
     sys.stdout.buffer.flush()
-    print(count, file=sys.stderr, flush=True)
+    with open(sys.argv[1], "a") as told:
+        print(count, file=told)
 """
 
 
-def test_a_slow_reader_holds_the_writer_back(person: Person, pool: str) -> None:
-    argv = ("urun", "-P", pool, PYTHON, "-c", COUNTS)
+def test_a_slow_reader_holds_the_writer_back(team: Team, person: Person, pool: str) -> None:
+    told = team.folder / f"counts-{person.name}-{pool}"
+    told.touch()
+    told.chmod(0o666)
+    argv = ("urun", "-P", pool, PYTHON, "-c", COUNTS, str(told))
     with person.popen(*argv, bufsize=0) as running:
         assert running.stdout is not None
-        assert running.stderr is not None
-        told = b""
-        # As long as it is not held back it says a line each few milliseconds.
-        while select.select([running.stderr], [], [], 2)[0]:
-            told += running.stderr.read(4096)
-        held_at = len(told.splitlines())
-        assert 0 < held_at < 50
+        until(told.read_text, "its first count")
+        # As long as it is not held back there is another each few milliseconds.
+        before = ""
+        while before != (before := told.read_text()):
+            time.sleep(1)
+        assert len(before.splitlines()) < 50
         left = 100 * 1_000_000
         while left:
-            left -= len(running.stdout.read(1 << 20) or b"never" * left)
+            read = running.stdout.read(1 << 20)
+            assert read, f"{left} bytes were not written"
+            left -= len(read)
         assert running.wait(20) == 0
-        assert (told + running.stderr.read()).splitlines()[-1] == b"100"
+    assert told.read_text().splitlines()[-1] == "100"
