@@ -17,6 +17,8 @@ from updraft import errors
 _ALGORITHM = "sha256:"
 CONNECT_SECONDS = 10.0
 _RECORD_BYTES = 1 << 16
+_SILENCE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+"""Seconds, seconds and probes: a peer of which nothing is heard for 25 s is gone."""
 
 
 class FrameSocket:
@@ -77,6 +79,7 @@ def connect(host: str, port: int, *, encrypted: bool, fingerprint: str) -> socke
     peer = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
     try:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        notice_silence(peer)
         if encrypted:
             secured = client_context(fingerprint).wrap_socket(peer, server_hostname=host)
             peer = secured
@@ -92,6 +95,18 @@ def connect(host: str, port: int, *, encrypted: bool, fingerprint: str) -> socke
         peer.close()
         raise
     return peer
+
+
+def notice_silence(peer: socket.socket) -> None:
+    """Let the system end a connection whose other end is silent, though it only listens.
+
+    A server that was restarted, or a network address translator that forgot, while nothing got
+    through in either direction is not heard of in any other way.
+    """
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _SILENCE.items():
+        if hasattr(socket, name):
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def client_context(fingerprint: str) -> ssl.SSLContext:

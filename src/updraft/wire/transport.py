@@ -107,6 +107,14 @@ class FrameConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
+    def abort(self) -> None:
+        """End the connection at once: for a peer that is silent.
+
+        ``close`` would wait for it to take what was sent, and over TLS to say goodbye.
+        """
+        if self.transport is not None:
+            self.transport.abort()
+
 
 def body_of(payload: bytes | memoryview) -> dict[str, Any]:
     """Return a control frame's body.  Raises ``PackingError`` when it has none."""

@@ -586,4 +586,4 @@ class _ServerSide:
             self._welcomed.set_exception(ConnectionError("the server closed the connection"))
         for connection in (getattr(self, "control", None), getattr(self, "data", None)):
             if connection is not None:
-                connection.close()
+                connection.abort()  # its peer is silent, or gone

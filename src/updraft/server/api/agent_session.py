@@ -170,12 +170,12 @@ class AgentControl:
         if self.runner is not None:
             self._execution.runner_left(self.runner)
         if self.data is not None:
-            self.data.close()
+            self.data.abort()
 
     def end(self) -> None:
-        """Close the agent's connections; it dials again."""
+        """End the agent's connections; it dials again."""
         if self._connection is not None:
-            self._connection.close()
+            self._connection.abort()
 
     def writable(self, ready: bool) -> None:
         """Grants are bounded by what the runner has room for."""

@@ -208,6 +208,8 @@ class _Unknown:
             self.connection.fail(errors.BadRequest.code, f"there is no role {role!r}")
         elif self._guest.principal is None:
             self._held = []
+            # A submission, however large, may come behind the HELLO: no more is read meanwhile.
+            self.connection.limit_messages(frames.MAX_PAYLOAD)
             if self.connection.transport is not None:
                 self.connection.transport.pause_reading()
             self._admitting = asyncio.create_task(self._admit(role, body), name="admit")
@@ -237,7 +239,6 @@ class _Unknown:
         if transport is None:
             return
         self._guest.known()
-        self.connection.limit_messages(frames.MAX_PAYLOAD)
         held, self._held = self._held or [], None
         self._begin(session, body)
         for frame in held:

@@ -427,9 +427,9 @@ class Execution:
             runner.data = None
 
     def hang_up(self, runner: LiveRunner) -> None:
-        """Close a silent runner's connections: if it lives, it dials again."""
+        """End a silent runner's connections: if it lives, it dials again."""
         if runner.control is not None:
-            runner.control.close()
+            runner.control.abort()
 
     def runner_removed(self, runner: LiveRunner) -> None:
         """A runner is to be one no more; what it had is given up."""

@@ -42,6 +42,9 @@ class ControlLink(Link, Protocol):
     def close(self) -> None:
         """End the connection after what was sent."""
 
+    def abort(self) -> None:
+        """End the connection at once."""
+
 
 @dataclass(slots=True, eq=False)
 class LiveAttempt:
@@ -157,6 +160,6 @@ class LiveRunner:
     @property
     def node(self) -> Node | None:
         """What it offers to new tasks; None while it takes none."""
-        if self.control is None or self.data is None or self.known.draining:
+        if self.lost or self.control is None or self.data is None or self.known.draining:
             return None
         return Node(self.name, self.free, self.known.serves)
