@@ -135,6 +135,11 @@ class FrameReader:
         self._offset = 0
         self.max_control_bytes = max_control_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        """How much is held of a frame whose rest has not come."""
+        return self._held_bytes if self._held else 0
+
     def feed(self, chunk: bytes) -> Iterator[tuple[int, int, int, bytes | memoryview]]:
         """Yield ``(kind, channel, offset, payload)`` for all that ``chunk`` completes.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from updraft.wire import frames
+from updraft.wire.packing import PackingError
 
 
 class Link(Protocol):
@@ -48,6 +49,8 @@ class Attachment:
         self.client = client
         self.listener = listener
         self.ended = False
+        self.input_taken = 0
+        """Up to where the task has its input; the client may be a window ahead, and no more."""
         self.forwarded = {frames.STDOUT: positions[0], frames.STDERR: positions[1]}
         self.limits = {
             stream: at + frames.OUTPUT_WINDOW_BYTES for stream, at in self.forwarded.items()
@@ -174,6 +177,8 @@ class Relay:
             if serial not in self._asked:
                 attachment.deliver(stream, offset, payload)
         else:
+            if kind == frames.ACK and stream == frames.STDIN:
+                attachment.input_taken = max(attachment.input_taken, offset)
             channel = frames.stream_channel(attachment.number, stream)
             attachment.client.send_stream(kind, channel, offset, payload)
 
@@ -185,10 +190,17 @@ class Relay:
         offset: int,
         payload: bytes | memoryview,
     ) -> None:
-        """Pass a stream frame on to the runner; frames of an earlier attempt are dropped."""
+        """Pass a stream frame on to the runner; frames of an earlier attempt are dropped.
+
+        Raises ``PackingError`` for input that there is no room for: nobody would hold it back.
+        """
         if channel >> 2 != attachment.number:
             return
         stream = channel & 3
+        if kind == frames.DATA:
+            end = offset + len(payload)
+            if stream != frames.STDIN or end > attachment.input_taken + frames.INPUT_WINDOW_BYTES:
+                raise PackingError("more input than there is room for")
         if kind == frames.LIMIT and stream in attachment.limits:
             attachment.limits[stream] = offset
         runner = self._runners.get(attachment.serial)
