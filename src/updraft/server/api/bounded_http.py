@@ -162,7 +162,8 @@ class BoundedHttp(HttpToolsProtocol):
         elif self._is_bomb(body):
             self._refuse(413, f"the body has more than {_JSON_VALUES} values")
         else:
-            self._limit(_BODY_SECONDS, self._too_slow)
+            if not self.cycle.response_complete:  # else its end is set already
+                self._limit(_BODY_SECONDS, self._too_slow)
             slow = self.loop.time() - self._begun - _BODY_SECONDS
             if slow > 0 and self._body_bytes < slow * _BODY_BYTES_A_SECOND:
                 self._too_slow()
