@@ -134,6 +134,8 @@ class FrameReader:
         self._channel = 0
         self._offset = 0
         self.max_control_bytes = max_control_bytes
+        self.empty = 0
+        """How many frames there were that say nothing, and do not come out."""
 
     @property
     def held_bytes(self) -> int:
@@ -173,6 +175,8 @@ class FrameReader:
             if kind == DATA:
                 at += HEADER_SIZE
                 self._left, self._channel, self._offset = length, channel, offset
+                if not length:
+                    self.empty += 1
                 continue
             if length > self.max_control_bytes:
                 raise FrameError(

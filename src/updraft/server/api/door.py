@@ -264,14 +264,16 @@ class _Framed(FrameConnection):
 
     def _handle(self, most: int) -> None:
         """Handle frames for so much work, and get in line for the rest."""
-        work = 0
+        work = -self._reader.empty
         try:
             for kind, channel, offset, payload in self._arrived():
                 self.handler.frame(kind, channel, offset, payload)
-                work += 1 + (len(payload) >> 10)
-                if work >= most:
-                    self._wait()
+                work += pacing.cost(kind, len(payload))
+                if work + self._reader.empty >= most:
                     break
+            work += self._reader.empty
+            if work >= most:
+                self._wait()
         except (ValueError, KeyError, TypeError) as error:
             self._chunks.clear()
             self._break_off(error)

@@ -13,12 +13,24 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from updraft.wire import frames
+
 TURN = 512
-"""The work that is done in one go; a frame is one, and one more for each KiB of a message."""
+"""The work that is done in one go."""
+_COSTS = {
+    frames.DATA: 8,
+    **dict.fromkeys((frames.SIGNAL, frames.RESIZE, frames.EOF, frames.CLOSE), 64),
+}
+"""What goes on to a runner costs there, too, where one process serves everybody."""
 _A_SECOND = 20_000
 _BURST = 20_000
 _REST_SECONDS = 0.001
 _SLOW_SECONDS = 0.05
+
+
+def cost(kind: int, size: int) -> int:
+    """Return the work of a frame: one, or what its kind costs, and one for each KiB."""
+    return _COSTS.get(kind, 1) + (size >> 10)
 
 
 class Flooding(Protocol):

@@ -13,6 +13,9 @@ from updraft.wire import frames
 from updraft.wire.packing import PackingError
 
 
+_LEAST_GRANT_BYTES = 64 * 1024
+
+
 class Link(Protocol):
     """A connection that stream frames can be sent on."""
 
@@ -51,6 +54,7 @@ class Attachment:
         self.ended = False
         self.input_taken = 0
         """Up to where the task has its input; the client may be a window ahead, and no more."""
+        self.input_sent = 0
         self.forwarded = {frames.STDOUT: positions[0], frames.STDERR: positions[1]}
         self.limits = {
             stream: at + frames.OUTPUT_WINDOW_BYTES for stream, at in self.forwarded.items()
@@ -148,6 +152,7 @@ class Relay:
             self._asked.pop(serial, None)
             attachment = self._attachments.get(serial)
             if attachment is not None:
+                attachment.input_sent = 0  # what was under way may come again
                 attachment.listener.source_back()
                 self._ask(attachment)
 
@@ -201,7 +206,16 @@ class Relay:
             end = offset + len(payload)
             if stream != frames.STDIN or end > attachment.input_taken + frames.INPUT_WINDOW_BYTES:
                 raise PackingError("more input than there is room for")
-        if kind == frames.LIMIT and stream in attachment.limits:
+            if end <= attachment.input_sent:
+                return  # it has been passed on
+            attachment.input_sent = end
+        if kind == frames.LIMIT:
+            if stream not in attachment.limits:
+                return
+            # As much as there is a reason for, and not a word for every byte.
+            offset = min(offset, attachment.forwarded[stream] + 2 * frames.OUTPUT_WINDOW_BYTES)
+            if offset < attachment.limits[stream] + _LEAST_GRANT_BYTES:
+                return
             attachment.limits[stream] = offset
         runner = self._runners.get(attachment.serial)
         if runner is not None and self._attachments.get(attachment.serial) is attachment:
