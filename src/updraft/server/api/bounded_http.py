@@ -32,6 +32,7 @@ _BODY_BYTES_A_SECOND = 1024
 """Slower than this on average, after the first half minute, is not meant to end."""
 _READ_SECONDS = 60.0
 """For a peer that reads nothing of its answer."""
+_LINGER_SECONDS = 2.0
 _PUBLIC_BODY_BYTES = 64 * 1024
 """Of requests without credentials: a name and a password, or what a machine is."""
 _JSON_BODY_BYTES = frames.MAX_PAYLOAD
@@ -250,4 +251,5 @@ class BoundedHttp(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.close()
-        self._limit(self.timeout_keep_alive, self.transport.abort)
+        # For the answer to arrive, what still comes is read, and forgotten.
+        self._limit(_LINGER_SECONDS, self.transport.abort)
