@@ -12,7 +12,6 @@ from typing import Protocol
 from updraft.wire import frames
 from updraft.wire.packing import PackingError
 
-
 _LEAST_GRANT_BYTES = 64 * 1024
 
 
