@@ -115,6 +115,10 @@ class TooManyRequests(Unavailable):
     code = "too_many_requests"
     status = 429
 
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
 
 class ServerLost(UpdraftError):
     """The server went away and did not come back in time."""

@@ -7,6 +7,7 @@ itself: what can be asked again is, and what is followed is taken up where it br
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from updraft.wire import fleet_schemas, frames, schemas
 
 if TYPE_CHECKING:
     import socket
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from updraft.sdk.ways import Way
@@ -33,6 +35,7 @@ RECONNECT_SECONDS = 30.0
 _STOPPED_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
 _PAGE = 200
+_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +282,7 @@ class Client:
     ) -> bytes:
         """Return the answer's body.  ``again``: asking twice does no more than asking once."""
         content = None if body is None else body.model_dump(mode="json")
+        patience = _Patience()
         while True:
             try:
                 answer = self._http.request(method, path, params=params, json=content)
@@ -293,6 +297,8 @@ class Client:
                 self._pause(error)
             else:
                 self._broke_at = None
+                if patience.waited(answer):
+                    continue
                 _check(answer)
                 return answer.content
 
@@ -321,10 +327,19 @@ class _Streamed:
     """A streamed answer, for a ``with`` block; an error answer is raised at its beginning."""
 
     def __init__(self, http: httpx.Client, path: str, params: Params) -> None:
-        self._context = http.stream("GET", path, params=params)
+        self._http, self._path, self._params = http, path, params
+        self._context = self._open()
+
+    def _open(self) -> AbstractContextManager[httpx.Response]:
+        return self._http.stream("GET", self._path, params=self._params)
 
     def __enter__(self) -> httpx.Response:
+        patience = _Patience()
         answer = self._context.__enter__()
+        while patience.waited(answer):
+            self._context.__exit__(None, None, None)
+            self._context = self._open()
+            answer = self._context.__enter__()
         if answer.is_error:
             try:
                 answer.read()
@@ -335,6 +350,28 @@ class _Streamed:
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
+
+
+class _Patience:
+    """Waits as a server asks that gets too much at a time; nothing was done there."""
+
+    def __init__(self) -> None:
+        self._left = _PATIENCE_SECONDS
+
+    def waited(self, answer: httpx.Response) -> bool:
+        """Whether to ask again: it was too much, it was said for how long, and that was waited."""
+        if answer.status_code != errors.TooManyRequests.status:
+            return False
+        # Without a credential it is about failed sign-ins, which a person is to know about.
+        if "Authorization" not in answer.request.headers:
+            return False
+        told = answer.headers.get("Retry-After", "")
+        seconds = float(told) if told.isdecimal() and len(told) < 6 else math.inf
+        if seconds > self._left:
+            return False
+        self._left -= max(seconds, 1)
+        time.sleep(seconds)
+        return True
 
 
 class _LogReading:

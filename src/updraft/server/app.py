@@ -20,7 +20,7 @@ from updraft.server.api.door import Doors
 from updraft.server.api.http import HttpApi
 from updraft.server.api.parts import Parts
 from updraft.server.building import build, make_doors, take_down
-from updraft.server.listening import listen
+from updraft.server.listening import Listener, listen
 from updraft.server.loops.lag import watch_lag
 from updraft.server.loops.leases import Leases
 from updraft.server.loops.retention import keep_output_bounded
@@ -160,9 +160,7 @@ class Server:
     def _close_door(self) -> None:
         os.unlink(self._folders.socket)
 
-    async def _watch_idle(
-        self, instance: Instance, doors: Doors, listener: asyncio.AbstractServer
-    ) -> None:
+    async def _watch_idle(self, instance: Instance, doors: Doors, listener: Listener) -> None:
         """End by ourselves when there has been nothing to do for long."""
         idle_since, seen = time.monotonic(), doors.accepted
         while True:

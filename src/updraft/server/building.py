@@ -8,7 +8,7 @@ from updraft import settings
 from updraft.configuration import Configuration, reading
 from updraft.server.api.agent_session import AgentSessions, Lease
 from updraft.server.api.client_session import ClientSession
-from updraft.server.api.door import Doors
+from updraft.server.api.door import Doors, Room
 from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.api.parts import Parts
@@ -73,6 +73,7 @@ def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doo
         {"agent": agents.control, "agent-data": agents.data},
         http=http.protocol,
         gate=Gate(parts.access, parts.fleet),
+        room=Room(configuration.server.max_connections, configuration.server.connections_per_peer),
     )
     parts.operations.connections = lambda: {
         "client": len(doors.clients),

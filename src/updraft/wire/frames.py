@@ -134,6 +134,13 @@ class FrameReader:
         self._channel = 0
         self._offset = 0
         self.max_control_bytes = max_control_bytes
+        self.empty = 0
+        """How many frames there were that say nothing, and do not come out."""
+
+    @property
+    def held_bytes(self) -> int:
+        """How much is held of a frame whose rest has not come."""
+        return self._held_bytes if self._held else 0
 
     def feed(self, chunk: bytes) -> Iterator[tuple[int, int, int, bytes | memoryview]]:
         """Yield ``(kind, channel, offset, payload)`` for all that ``chunk`` completes.
@@ -168,6 +175,8 @@ class FrameReader:
             if kind == DATA:
                 at += HEADER_SIZE
                 self._left, self._channel, self._offset = length, channel, offset
+                if not length:
+                    self.empty += 1
                 continue
             if length > self.max_control_bytes:
                 raise FrameError(

@@ -8,7 +8,8 @@ BEP 3) with four more types, so that a decoded message compares equal to the one
     3:abc bytes        d…e     dict with text keys               f  False
 
 Limits: no floats (durations travel as integer nanoseconds or milliseconds), integers of 64 bits
-with a sign (as databases have them), nesting up to ``MAX_DEPTH``.  What cannot be read again is not
+with a sign (as databases have them), nesting up to ``MAX_DEPTH``, up to ``MAX_VALUES`` values in
+all: a value of two bytes takes sixty when it is unpacked.  What cannot be read again is not
 packed, and decoding trusts nothing: anything malformed raises ``PackingError``.
 """
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_DEPTH = 16
+MAX_VALUES = 700_000
+"""More than the arguments and variables that Linux lets a process have, at ten bytes each."""
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
 
 
@@ -42,7 +45,7 @@ def pack(value: Any) -> bytes:
 def unpack(data: bytes) -> Any:
     """Return the one value that ``data`` holds.  Raises ``PackingError`` on anything else."""
     try:
-        value, end = _unpack(data, 0, 0)
+        value, end = _unpack(data, 0, 0, [MAX_VALUES])
     except (IndexError, ValueError) as error:
         raise PackingError(f"not a packed value: {error}") from error
     if end != len(data):
@@ -96,7 +99,7 @@ def _pack(value: Any, out: list[bytes], depth: int) -> None:
         raise PackingError(f"cannot pack {kind.__name__}")
 
 
-def _unpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _unpack(data: bytes, at: int, depth: int, left: list[int]) -> tuple[Any, int]:
     if depth > MAX_DEPTH:
         raise PackingError(f"nested deeper than {MAX_DEPTH}")
     mark = data[at]
@@ -113,17 +116,23 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         result: dict[str, Any] = {}
         at += 1
         while data[at] != 0x65:
-            key, at = _unpack(data, at, depth + 1)
+            key, at = _unpack(data, at, depth + 1, left)
             if type(key) is not str:
                 raise PackingError("a key is not text")
-            result[key], at = _unpack(data, at, depth + 1)
+            result[key], at = _unpack(data, at, depth + 1, left)
+            left[0] -= 2
+            if left[0] < 0:
+                raise PackingError(f"more than {MAX_VALUES} values")
         return result, at + 1
     if mark == 0x6C:  # l
         items: list[Any] = []
         at += 1
         while data[at] != 0x65:
-            item, at = _unpack(data, at, depth + 1)
+            item, at = _unpack(data, at, depth + 1, left)
             items.append(item)
+            left[0] -= 1
+            if left[0] < 0:
+                raise PackingError(f"more than {MAX_VALUES} values")
         return items, at + 1
     if mark == 0x74:
         return True, at + 1

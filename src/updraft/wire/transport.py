@@ -32,6 +32,10 @@ class FrameConnection(asyncio.Protocol):
         self.handler = handler
         self.transport: asyncio.Transport | None = None
         self.broken: str | None = None
+        self.max_unsent_bytes = 0
+        """A peer that reads nothing while more than this is on its way to it is cut off; 0: never.
+        """
+        self._slow = False
         self._reader = frames.FrameReader()
 
     def limit_messages(self, max_bytes: int) -> None:
@@ -65,9 +69,11 @@ class FrameConnection(asyncio.Protocol):
         self.fail("bad_request", "the peer sent something that is not of this protocol")
 
     def pause_writing(self) -> None:
+        self._slow = True
         self.handler.writable(False)
 
     def resume_writing(self) -> None:
+        self._slow = False
         self.handler.writable(True)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -80,6 +86,8 @@ class FrameConnection(asyncio.Protocol):
         """Send bytes that are whole frames."""
         if self.transport is not None:
             self.transport.write(data)
+            if self._slow:
+                self._bound_unsent()
 
     def send_message(self, kind: int, body: dict[str, Any], channel: int = 0) -> None:
         """Send a control frame."""
@@ -96,6 +104,13 @@ class FrameConnection(asyncio.Protocol):
             self.transport.writelines((header, payload))
         else:
             self.transport.write(header)
+        if self._slow:
+            self._bound_unsent()
+
+    def _bound_unsent(self) -> None:
+        transport, most = self.transport, self.max_unsent_bytes
+        if transport is not None and 0 < most < transport.get_write_buffer_size():
+            transport.abort()
 
     def fail(self, code: str, text: str) -> None:
         """Tell the peer what is wrong, and end the connection."""

@@ -46,9 +46,9 @@ class ClientSession(ClientStreams):
         if kind in STREAM_KINDS:
             self.stream_frame(kind, channel, offset, payload)
         elif kind == frames.SUBMIT:
-            self.run(self._submit(body_of(payload)))
+            self.ask(self._submit(body_of(payload)))
         elif kind == frames.ATTACH:
-            self.run(self._attach(body_of(payload)))
+            self.ask(self._attach(body_of(payload)))
         elif kind == frames.SIGNAL:
             self._signal(signal_of(payload))
         elif kind == frames.RESIZE:
@@ -56,9 +56,9 @@ class ClientSession(ClientStreams):
             if self._job is not None:
                 self.execution.live.forward(self._job, frames.RESIZE, size)
         elif kind == frames.DETACH and self._job is not None:
-            self.run(self._detach(self._job))
+            self.ask(self._detach(self._job))
         elif kind == frames.CANCEL and self._job is not None:
-            self.run(self.execution.cancel(self._job))
+            self.ask(self.execution.cancel(self._job))
 
     def closed(self) -> None:
         self.let_go()

@@ -13,11 +13,14 @@ from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import EndedJob
 from updraft.storage.segments import SegmentReader
 from updraft.wire import frames
+from updraft.wire.packing import PackingError
 from updraft.wire.transport import FrameConnection
 
 log = logging.getLogger("updraft.server")
 
 OUTPUTS = {frames.STDOUT: "stdout", frames.STDERR: "stderr"}
+_MAX_REQUESTS = 16
+"""Of one client, under way at a time; two streams from the store among them."""
 STREAM_KINDS = frozenset({frames.DATA, frames.LIMIT, frames.EOF, frames.CLOSE})
 
 
@@ -109,8 +112,18 @@ class ClientStreams:
         for task in self._work:
             task.cancel()
 
+    def ask(self, work: Coroutine[Any, Any, None]) -> None:
+        """Carry out a request that the client has sent.
+
+        Raises ``PackingError`` when it sends them without waiting for answers.
+        """
+        if len(self._work) >= _MAX_REQUESTS:
+            work.close()
+            raise PackingError("too many requests at a time")
+        self.run(work)
+
     def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Carry out a request; a refusal goes to the client."""
+        """Do what belongs to the client; a refusal goes to it."""
         task = asyncio.get_running_loop().create_task(self._guarded(work), name="client request")
         self._work.add(task)
         task.add_done_callback(self._work.discard)

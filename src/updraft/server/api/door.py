@@ -2,7 +2,9 @@
 
 On the unix socket the kernel says who the peer is, before a byte is read.  On TCP (under TLS) a
 frame connection names itself by the credential in its HELLO, an HTTP request by its header; until
-then a peer may say little, and not for long.
+then a peer may say little, and not for long, and has few such connections.  Afterwards, too, what
+one connection or all together make the server hold is bounded, and a flood of frames takes turns
+(``pacing``).
 """
 
 from __future__ import annotations
@@ -10,22 +12,30 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.pool import LOCAL, Runner
+from updraft.server.api import pacing
+from updraft.server.auth.backoff import network_of
 from updraft.wire import frames
 from updraft.wire.packing import PackingError
 from updraft.wire.sockets import peer_uid
 from updraft.wire.transport import FrameConnection, body_of
 
-_MAX_CONNECTIONS = 4096
-_MAX_UNKNOWN_A_PEER = 64
 _HELLO_SECONDS = 10.0
 _HELLO_BYTES = 16 * 1024
+_MAX_HELD = 256
+"""Frames behind a HELLO that is being looked at."""
+_CLIENT_UNSENT_BYTES = 32 << 20
+"""More than the windows that an honest client grants."""
+_AGENT_UNSENT_BYTES = 256 << 20
+_HALF_MESSAGES_BYTES = 128 << 20
+"""Messages whose ends have not come, of all clients together."""
 
 
 class Session(Protocol):
@@ -57,7 +67,20 @@ class Gate(Protocol):
 
 ClientFactory = Callable[[Principal], Session]
 AgentFactory = Callable[[Runner], Session]
-HttpFactory = Callable[["Principal | None", str], asyncio.Protocol]
+HttpFactory = Callable[["Guest"], asyncio.Protocol]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """For how many connections there is room."""
+
+    all: int = 4096
+    peer: int = 1024
+
+    @property
+    def unknown(self) -> int:
+        """Of one peer, for those that have not said who they are."""
+        return max(self.peer // 4, 4)
 
 
 class Doors:
@@ -69,17 +92,37 @@ class Doors:
         agents: dict[str, AgentFactory],
         http: HttpFactory,
         gate: Gate | None = None,
+        room: Room | None = None,
     ) -> None:
         self.client_roles = clients
         self.agent_roles = agents
         self.http = http
         self.gate = gate
+        self.room = room or Room()
         self.open: set[Door] = set()
         self.clients: set[_Framed] = set()
         self.some_client_gone = asyncio.Event()
         self.accepted = 0
+        self.connections = 0
+        self.peers: Counter[str] = Counter()
+        """How many connections each peer has."""
         self.unknown: Counter[str] = Counter()
-        """How many connections of each peer have not said who they are."""
+        """How many of them have not said who they are."""
+        self.half_messages_bytes = 0
+        self.slow_agents: set[FrameConnection] = set()
+        self.floods = pacing.Queue(lambda: bool(self.slow_agents))
+
+    def arrive(self, peer: str) -> Guest | None:
+        """Let a connection in from an address, before its first byte; None: there is no room."""
+        network = network_of(peer)
+        room = self.room
+        if (
+            self.connections >= room.all
+            or self.peers[network] >= room.peer
+            or self.unknown[network] >= room.unknown
+        ):
+            return None
+        return Guest(self, peer, network)
 
     async def clients_gone(self) -> None:
         """Wait until no client of the raw protocol is there: each has what it came for."""
@@ -91,31 +134,23 @@ class Doors:
 class Door(asyncio.Protocol):
     """A new connection, until its first bytes tell what it speaks."""
 
-    def __init__(self, doors: Doors, *, tcp: bool = False) -> None:
+    def __init__(self, doors: Doors, guest: Guest | None = None) -> None:
+        """``guest``: who has come in over TCP; None: the kernel is asked who they are."""
         self._doors = doors
-        self._tcp = tcp
         self._transport: asyncio.Transport | None = None
-        self._guest: _Guest | None = None
+        self._guest = guest
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         doors = self._doors
-        if len(doors.open) >= _MAX_CONNECTIONS:
-            self._transport.abort()
-            return
-        if self._tcp:
-            peer = str(transport.get_extra_info("peername")[0])
-            if doors.unknown[peer] >= _MAX_UNKNOWN_A_PEER:
-                self._transport.abort()
-                return
-            self._guest = _Guest(doors, self._transport, peer)
-        else:
+        if self._guest is None:
             peer_socket: socket.socket = transport.get_extra_info("socket")
             uid = peer_uid(peer_socket)
-            if uid != os.geteuid():
+            if uid != os.geteuid() or doors.connections >= doors.room.all:
                 self._transport.abort()
                 return
-            self._guest = _Guest(doors, self._transport, "", f"uid:{uid}")
+            self._guest = Guest(doors, "", "", f"uid:{uid}")
+        self._guest.give_time(self._transport)
         doors.accepted += 1
         doors.open.add(self)
 
@@ -124,12 +159,7 @@ class Door(asyncio.Protocol):
         if transport is None or guest is None:
             return
         self._doors.open.discard(self)
-        protocol: asyncio.Protocol
-        if data[0] == 0:
-            protocol = _Framed(self._doors, guest)
-        else:
-            guest.known()  # each request says who it is
-            protocol = self._doors.http(guest.principal, guest.peer)
+        protocol = _Framed(self._doors, guest) if data[0] == 0 else self._doors.http(guest)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)
@@ -137,21 +167,31 @@ class Door(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._doors.open.discard(self)
         if self._guest is not None:
-            self._guest.known()
+            self._guest.gone()
 
 
-class _Guest:
-    """Who has come in: known from the start, or given a moment to say so."""
+class Guest:
+    """Who has come in: known from the start, or given a moment to say so.
 
-    def __init__(
-        self, doors: Doors, transport: asyncio.Transport, peer: str, owner: str | None = None
-    ) -> None:
+    Whoever has the connection calls ``known`` when they have, and ``gone`` at its end.
+    """
+
+    def __init__(self, doors: Doors, peer: str, network: str, owner: str | None = None) -> None:
         self.peer = peer
         self.principal = None if owner is None else Principal(owner, server_admin=True)
         self._doors = doors
+        self._network = network
         self._timer: asyncio.TimerHandle | None = None
-        if owner is None:
-            doors.unknown[peer] += 1
+        self._here = True
+        self._unknown = owner is None
+        doors.connections += 1
+        doors.peers[network] += 1
+        if self._unknown:
+            doors.unknown[network] += 1
+
+    def give_time(self, transport: asyncio.Transport) -> None:
+        """End the connection unless they are known in a moment."""
+        if self._unknown:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_HELLO_SECONDS, transport.abort)
 
@@ -160,32 +200,135 @@ class _Guest:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._doors.unknown[self.peer] -= 1
-            if not self._doors.unknown[self.peer]:
-                del self._doors.unknown[self.peer]
+        if self._unknown:
+            self._unknown = False
+            _less(self._doors.unknown, self._network)
+
+    def gone(self) -> None:
+        """The connection has ended."""
+        self.known()
+        if self._here:
+            self._here = False
+            self._doors.connections -= 1
+            _less(self._doors.peers, self._network)
+
+
+def _less(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 class _Framed(FrameConnection):
-    """A frame connection that is counted while it is a client's."""
+    """A frame connection: what its peer may make the server hold and do."""
 
-    def __init__(self, doors: Doors, guest: _Guest) -> None:
+    def __init__(self, doors: Doors, guest: Guest) -> None:
         super().__init__(_Unknown(self, doors, guest))
         self._doors = doors
         self._guest = guest
+        self._is_agent = False
+        self._allowance: pacing.Allowance | None = None
+        self._chunks: deque[bytes] = deque()
+        self._frames: Iterator[tuple[int, int, int, bytes | memoryview]] | None = None
+        self._waits = False
+        self._half_bytes = 0
         if guest.principal is None:
             self.limit_messages(_HELLO_BYTES)
+
+    def is_client(self) -> None:
+        """It is counted, and what it may do is bounded."""
+        self._doors.clients.add(self)
+        self.max_unsent_bytes = _CLIENT_UNSENT_BYTES
+        if self._guest.principal is None:
+            self._allowance = pacing.Allowance(asyncio.get_running_loop().time())
+
+    def is_agent(self) -> None:
+        """Much goes through it."""
+        self._is_agent = True
+        self.max_unsent_bytes = _AGENT_UNSENT_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        if self._allowance is None:
+            super().data_received(data)
+        else:
+            self._chunks.append(data)
+            if not self._waits:
+                self._handle(self._allowance.take(asyncio.get_running_loop().time()))
+        self._count_half()
+
+    def go_on(self) -> None:
+        self._waits = False
+        self._handle(pacing.TURN)
+        if not self._waits and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _handle(self, most: int) -> None:
+        """Handle frames for so much work, and get in line for the rest."""
+        work = -self._reader.empty
+        try:
+            for kind, channel, offset, payload in self._arrived():
+                self.handler.frame(kind, channel, offset, payload)
+                work += pacing.cost(kind, len(payload))
+                if work + self._reader.empty >= most:
+                    break
+            work += self._reader.empty
+            if work >= most:
+                self._wait()
+        except (ValueError, KeyError, TypeError) as error:
+            self._chunks.clear()
+            self._break_off(error)
+        if self._allowance is not None:
+            self._allowance.used(work)
+
+    def _arrived(self) -> Iterator[tuple[int, int, int, bytes | memoryview]]:
+        while self.transport is not None and not self.transport.is_closing():
+            if self._frames is None:
+                if not self._chunks:
+                    return
+                self._frames = self._reader.feed(self._chunks.popleft())
+            yield from iter(lambda: next(self._frames, None), None)  # type: ignore[arg-type]
+            self._frames = None
+
+    def _wait(self) -> None:
+        if self.transport is not None and not self._waits:
+            self._waits = True
+            self.transport.pause_reading()
+            self._doors.floods.add(self)
+
+    def _count_half(self) -> None:
+        """Cut it off where unfinished messages together take too much."""
+        half = self._reader.held_bytes
+        if half == self._half_bytes:
+            return
+        self._doors.half_messages_bytes += half - self._half_bytes
+        self._half_bytes = half
+        if not self._is_agent and self._doors.half_messages_bytes > _HALF_MESSAGES_BYTES:
+            self.fail(errors.Unavailable.code, "too many large messages at a time; try again")
+
+    def pause_writing(self) -> None:
+        if self._is_agent:
+            self._doors.slow_agents.add(self)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._doors.slow_agents.discard(self)
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._doors.clients.discard(self)
         self._doors.some_client_gone.set()
-        self._guest.known()
+        self._doors.slow_agents.discard(self)
+        self._doors.half_messages_bytes -= self._half_bytes
+        self._half_bytes = 0
+        self._chunks.clear()
+        self._guest.gone()
         super().connection_lost(exc)
 
 
 class _Unknown:
     """A frame connection before its HELLO, and while its credential is looked at."""
 
-    def __init__(self, connection: _Framed, doors: Doors, guest: _Guest) -> None:
+    def __init__(self, connection: _Framed, doors: Doors, guest: Guest) -> None:
         self.connection = connection
         self._doors = doors
         self._guest = guest
@@ -195,6 +338,8 @@ class _Unknown:
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         if self._held is not None:
+            if len(self._held) >= _MAX_HELD:
+                raise PackingError("too much behind a HELLO that has no answer yet")
             self._held.append((kind, channel, offset, bytes(payload)))
             return
         if kind != frames.HELLO:
@@ -249,7 +394,9 @@ class _Unknown:
 
     def _begin(self, session: Session, body: dict[str, Any]) -> None:
         if body["role"] in self._doors.client_roles:
-            self._doors.clients.add(self.connection)
+            self.connection.is_client()
+        else:
+            self.connection.is_agent()
         self.connection.handler = session
         try:
             session.start(self.connection, body)

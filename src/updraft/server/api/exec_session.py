@@ -35,7 +35,7 @@ class ExecSession(ClientStreams):
         if kind in STREAM_KINDS:
             self.stream_frame(kind, channel, offset, payload)
         elif kind == frames.EXEC:
-            self.run(self._exec(body_of(payload)))
+            self.ask(self._exec(body_of(payload)))
         elif kind == frames.SIGNAL:
             self._forward(kind, {"signal": signal_of(payload)})
         elif kind == frames.RESIZE:

@@ -4,16 +4,22 @@ A unix socket's peer is known before a byte is read; the door puts them into the
 the credential is in the ``Authorization`` header and nowhere else: not in a cookie, which a browser
 would send for any page that asks it to, and not in the address, which ends up in logs.  A route
 that is added is closed until it is listed here, and so is what is no route at all.
+
+Whoever asks too often has to wait (429): each credential has its rate, and each address a lower one
+for what comes from there without a good credential.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
 
 from updraft import errors
+from updraft.server.auth.backoff import network_of
+from updraft.server.auth.rates import Rates
 from updraft.server.services.access import Access
 from updraft.wire import schemas
 
@@ -51,15 +57,22 @@ ABOUT_NO_PROJECT = frozenset(
 )
 """Routes that a user may ask who is in several projects and names none, or is in none yet."""
 
+_HEALTH = frozenset({"/healthz", "/readyz"})
+_STRANGERS_SHARE = 0.1
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
 PROJECT_HEADER = b"updraft-project"
 
 
 class Guard:
     """Puts the principal of a request into its scope, or refuses the request."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, per_second: float) -> None:
+        """``per_second``: requests of one credential."""
         self._app = app
         self._access = access
+        self._users = Rates(per_second)
+        self._strangers = Rates(max(per_second * _STRANGERS_SHARE, 1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it."""
@@ -67,11 +80,23 @@ class Guard:
             await self._app(scope, receive, send)
             return
         method = scope.get("method", "GET")
-        if scope["type"] == "http" and (method, scope["path"]) in PUBLIC:
-            await self._app(scope, receive, send)
-            return
         try:
-            scope["principal"] = await self._principal(scope)
+            if scope["type"] == "http" and (method, scope["path"]) in PUBLIC:
+                if scope["path"] not in _HEALTH:
+                    self._count_stranger(scope)
+                if not scope["path"].startswith("/login"):  # which answers with pages
+                    _refuse_other_sites(scope, method)
+            else:
+                _refuse_other_sites(scope, method)
+                scope["principal"] = await self._principal(scope)
+        except errors.NotSignedIn as error:
+            try:
+                self._count_stranger(scope)
+            except errors.TooManyRequests as too_many:
+                await _refuse(too_many, scope, receive, send)
+                return
+            await _refuse(error, scope, receive, send)
+            return
         except errors.UpdraftError as error:
             await _refuse(error, scope, receive, send)
             return
@@ -87,12 +112,52 @@ class Guard:
         known: Principal | None = scope.get("principal")
         if known is not None:
             return known if project is None else self._access.in_project(known, project)
-        client = scope.get("client")
-        peer = client[0] if client else ""
+        peer = _peer(scope)
         about = scope["path"].removeprefix("/api/v1/").partition("/")[0]
-        return await self._access.authenticate(
+        who = await self._access.authenticate(
             token, project, peer, need_project=about not in ABOUT_NO_PROJECT
         )
+        _wait_for(self._users.take(who.credential))
+        return who
+
+    def _count_stranger(self, scope: Scope) -> None:
+        """Count a request without a good credential.  Raises ``errors.TooManyRequests``."""
+        network = network_of(_peer(scope))
+        if network and scope.get("principal") is None:
+            _wait_for(self._strangers.take(network))
+
+
+def _wait_for(seconds: float) -> None:
+    if seconds:
+        raise errors.TooManyRequests(
+            f"too many requests; try again in {math.ceil(seconds)} s", seconds
+        )
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def of_host(host: str) -> tuple[str, ...]:
+    """Return the origins of this server's own pages, where a browser calls it ``host``."""
+    return (f"https://{host}", f"http://{host}") if host else ()
+
+
+def _refuse_other_sites(scope: Scope, method: str) -> None:
+    """Refuse what a page of another site makes a browser ask, whatever else it carries.
+
+    Raises ``errors.NotAllowed``.
+    """
+    if scope["type"] == "http" and method in _SAFE:
+        return
+    fields = dict(scope["headers"])
+    origin = fields.get(b"origin")
+    site = fields.get(b"sec-fetch-site", b"none")
+    host = fields.get(b"host", b"").decode("latin-1")
+    other = origin is not None and origin.decode("latin-1") not in of_host(host)
+    if other or site not in (b"none", b"same-origin"):
+        raise errors.NotAllowed("this request came from a page of another site")
 
 
 def _asked(scope: Scope) -> tuple[str, str | None]:
@@ -116,4 +181,6 @@ async def _refuse(error: errors.UpdraftError, scope: Scope, receive: Receive, se
     answer = JSONResponse(body.model_dump(), status_code=error.status)
     if error.status == errors.NotSignedIn.status:
         answer.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.TooManyRequests):
+        answer.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     await answer(scope, receive, send)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from updraft.model.access import Principal
+from updraft.server.api.door import Guest
 from updraft.server.api.parts import Parts
 
 if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
+    from updraft.server.api.bounded_http import Bodies
 
 log = logging.getLogger("updraft.http")
 
@@ -29,31 +30,25 @@ class HttpApi:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._bodies: Bodies | None = None
         self._config: Config | None = None
         self._state: ServerState | None = None
         self._loading: asyncio.Task[None] | None = None
 
-    def protocol(self, principal: Principal | None, peer: str) -> asyncio.Protocol:
-        """Return the protocol of one connection from ``peer``.
+    def protocol(self, guest: Guest) -> asyncio.Protocol:
+        """Return the protocol of one connection.
 
-        ``principal``: where all its requests come from; None: each request says so.
+        Its guest's principal: where all its requests come from; None: each request says so.
         """
         if self._config is None:
-            waiting = _Waiting(self, principal, peer)
+            waiting = _Waiting(self, guest)
             self._begin_loading().add_done_callback(waiting.loaded)
             return waiting
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415
+        from updraft.server.api.bounded_http import BoundedHttp  # noqa: PLC0415
 
         assert self._state is not None  # noqa: S101 - loaded with the configuration
-        protocol = HttpToolsProtocol(config=self._config, server_state=self._state, app_state={})
-        inner = protocol.app
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            scope["principal"] = principal
-            await inner(scope, receive, send)
-
-        protocol.app = app
-        return protocol
+        assert self._bodies is not None  # noqa: S101 - likewise
+        return BoundedHttp(self._config, self._state, guest, self._bodies)
 
     @property
     def is_loading(self) -> bool:
@@ -89,7 +84,11 @@ class HttpApi:
         from uvicorn import Config  # noqa: PLC0415
         from uvicorn.server import ServerState  # noqa: PLC0415
 
+        from updraft.server.api.bounded_http import Bodies  # noqa: PLC0415
         from updraft.server.api.routes import make_app  # noqa: PLC0415
+
+        # What strangers send is no news: a line for each of their mistakes would fill the disk.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
         config = Config(
             make_app(self._parts),
@@ -104,16 +103,16 @@ class HttpApi:
         )
         config.load()
         self._state = ServerState()
+        self._bodies = Bodies(self._parts.instance.settings.max_body)
         self._config = config
 
 
 class _Waiting(asyncio.Protocol):
     """Holds a connection's first bytes until the application is loaded."""
 
-    def __init__(self, api: HttpApi, principal: Principal | None, peer: str) -> None:
+    def __init__(self, api: HttpApi, guest: Guest) -> None:
         self._api = api
-        self._principal = principal
-        self._peer = peer
+        self._guest = guest
         self._transport: asyncio.Transport | None = None
         self._held = b""
 
@@ -127,6 +126,7 @@ class _Waiting(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._guest.gone()
 
     def loaded(self, loading: asyncio.Task[None]) -> None:
         """Hand the connection over."""
@@ -138,7 +138,7 @@ class _Waiting(asyncio.Protocol):
             log.error("cannot load the HTTP application", exc_info=error)
             transport.close()
             return
-        protocol = self._api.protocol(self._principal, self._peer)
+        protocol = self._api.protocol(self._guest)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(self._held)

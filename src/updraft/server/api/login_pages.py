@@ -15,12 +15,13 @@ import secrets
 from dataclasses import dataclass
 from html import escape
 from typing import Annotated
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from updraft import errors
+from updraft.server.api.guard import of_host
 from updraft.server.api.requests import peer_of
 from updraft.server.services.access import Access
 from updraft.server.services.accounts import BROWSER
@@ -261,7 +262,7 @@ class _Pages:
         origin = request.headers.get("origin", "")
         site = request.headers.get("sec-fetch-site", "same-origin")
         host = request.headers.get("host", "")
-        if not host or urlsplit(origin).netloc != host or site != "same-origin":
+        if origin not in of_host(host) or site != "same-origin":
             raise errors.NotAllowed("this form came from another site")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/x-www-form-urlencoded":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -68,7 +69,8 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.access = access
     app.state.operations = parts.operations
     # The last one that is added is the outermost.
-    app.add_middleware(Guard, access=access)
+    per_second = parts.instance.settings.requests_per_second
+    app.add_middleware(Guard, access=access, per_second=per_second)
     app.add_middleware(Observed, operations=parts.operations, prefix=PREFIX)
     app.add_exception_handler(errors.UpdraftError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -93,7 +95,10 @@ def _described(app: FastAPI) -> dict[str, Any]:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.UpdraftError)  # noqa: S101 - registered for these
-    return _answer(request, error.status, error.code, error.message)
+    answer = _answer(request, error.status, error.code, error.message)
+    if isinstance(error, errors.TooManyRequests):
+        answer.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    return answer
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

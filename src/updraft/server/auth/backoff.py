@@ -50,7 +50,7 @@ class Backoff:
         left = found.last + pause - self._clock()
         if left > 0:
             raise errors.TooManyRequests(
-                f"too many failed sign-ins; try again in {math.ceil(left)} s"
+                f"too many failed sign-ins; try again in {math.ceil(left)} s", left
             )
 
     def failed(self, key: str) -> None:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from updraft.wire import frames
+from updraft.wire.packing import PackingError
+
+_LEAST_GRANT_BYTES = 64 * 1024
 
 
 class Link(Protocol):
@@ -48,6 +51,9 @@ class Attachment:
         self.client = client
         self.listener = listener
         self.ended = False
+        self.input_taken = 0
+        """Up to where the task has its input; the client may be a window ahead, and no more."""
+        self.input_sent = 0
         self.forwarded = {frames.STDOUT: positions[0], frames.STDERR: positions[1]}
         self.limits = {
             stream: at + frames.OUTPUT_WINDOW_BYTES for stream, at in self.forwarded.items()
@@ -145,6 +151,7 @@ class Relay:
             self._asked.pop(serial, None)
             attachment = self._attachments.get(serial)
             if attachment is not None:
+                attachment.input_sent = 0  # what was under way may come again
                 attachment.listener.source_back()
                 self._ask(attachment)
 
@@ -174,6 +181,8 @@ class Relay:
             if serial not in self._asked:
                 attachment.deliver(stream, offset, payload)
         else:
+            if kind == frames.ACK and stream == frames.STDIN:
+                attachment.input_taken = max(attachment.input_taken, offset)
             channel = frames.stream_channel(attachment.number, stream)
             attachment.client.send_stream(kind, channel, offset, payload)
 
@@ -185,11 +194,27 @@ class Relay:
         offset: int,
         payload: bytes | memoryview,
     ) -> None:
-        """Pass a stream frame on to the runner; frames of an earlier attempt are dropped."""
+        """Pass a stream frame on to the runner; frames of an earlier attempt are dropped.
+
+        Raises ``PackingError`` for input that there is no room for: nobody would hold it back.
+        """
         if channel >> 2 != attachment.number:
             return
         stream = channel & 3
-        if kind == frames.LIMIT and stream in attachment.limits:
+        if kind == frames.DATA:
+            end = offset + len(payload)
+            if stream != frames.STDIN or end > attachment.input_taken + frames.INPUT_WINDOW_BYTES:
+                raise PackingError("more input than there is room for")
+            if end <= attachment.input_sent:
+                return  # it has been passed on
+            attachment.input_sent = end
+        if kind == frames.LIMIT:
+            if stream not in attachment.limits:
+                return
+            # As much as there is a reason for, and not a word for every byte.
+            offset = min(offset, attachment.forwarded[stream] + 2 * frames.OUTPUT_WINDOW_BYTES)
+            if offset < attachment.limits[stream] + _LEAST_GRANT_BYTES:
+                return
             attachment.limits[stream] = offset
         runner = self._runners.get(attachment.serial)
         if runner is not None and self._attachments.get(attachment.serial) is attachment:
