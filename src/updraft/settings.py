@@ -96,6 +96,12 @@ def runners_folder() -> str:
     return os.path.join(folders().state, "runners")
 
 
+def own_home() -> str:
+    """Return the folder that all is kept in, where one was named; else nothing."""
+    home = os.environ.get("UPDRAFT_HOME")
+    return os.path.abspath(home) if home else ""
+
+
 def use_config(path: str) -> None:
     """Make this process, and the servers that follow it, read ``path`` as configuration."""
     os.environ["UPDRAFT_CONFIG"] = os.path.abspath(path)

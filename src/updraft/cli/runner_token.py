@@ -17,5 +17,5 @@ from updraft.quantities import parse_duration
 def command(pool: str, expires: str, uses: int | None) -> None:
     """Make a token with which machines join POOL, and print it: it is shown only here."""
     with options.client() as client:
-        token = client.make_join_token(pool, parse_duration(expires), uses)
+        token = client.fleet.make_join_token(pool, parse_duration(expires), uses)
     sys.stdout.write(token + "\n")

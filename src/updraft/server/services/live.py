@@ -135,7 +135,8 @@ class LiveRunner:
     agent_pid: int = 0
     release: str = ""
     keeper_release: str = ""
-    devices: list[dict[str, Any]] = field(default_factory=list)
+    reported: dict[str, Any] = field(default_factory=dict)
+    """What it said that it has, of which its pool's shape may leave out some."""
     lost: bool = False
     """Whether its lease ran out: what it had was given up, whatever it does."""
 
@@ -148,6 +149,11 @@ class LiveRunner:
     def pool(self) -> str:
         """The pool that it is part of."""
         return self.known.pool
+
+    @property
+    def devices(self) -> list[dict[str, Any]]:
+        """The GPUs that it offers."""
+        return [each for each in self.reported.get("gpus", ()) if each["uuid"] in self.total.gpus]
 
     @property
     def ships(self) -> bool:
