@@ -45,6 +45,7 @@ class Folders:
         self.database = os.path.join(state, "updraft.db")
         self.keys = os.path.join(state, "environment.keys")
         self.logs = os.path.join(state, "logs")
+        self.wheelhouse = os.path.join(state, "wheelhouse")
         self.runner = os.path.join(state, "runner")
         self.stopped = os.path.join(state, "stopped")
 

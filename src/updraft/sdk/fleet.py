@@ -70,11 +70,13 @@ class Fleet:
 
     # -- join tokens
 
-    def make_join_token(self, pool: str, lives_seconds: float, uses: int | None = None) -> str:
+    def make_join_token(
+        self, pool: str, lives_seconds: float, uses: int | None = None
+    ) -> fleet_schemas.TokenAnswer:
         """Return a new token with which machines join a pool."""
         body = fleet_schemas.TokenRequest(pool=pool, expires_seconds=lives_seconds, uses=uses)
         answer = self._ask("POST", "/runner-tokens", body=body, again=False)
-        return read(fleet_schemas.TokenAnswer, answer).token
+        return read(fleet_schemas.TokenAnswer, answer)
 
     def join_tokens(self) -> list[fleet_schemas.TokenInfo]:
         """Return the join tokens that are of use, newest first."""

@@ -77,6 +77,9 @@ class TokenAnswer(Answer):
     """It is shown here only."""
 
     token: str
+    line: str = Field(
+        default="", description="for the shell of a machine that is to join; empty: there is no way"
+    )
 
 
 class TokenInfo(Answer):

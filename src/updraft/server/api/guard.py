@@ -29,6 +29,10 @@ PUBLIC = frozenset(
         # how the server is, for whoever restarts it
         ("GET", "/healthz"),
         ("GET", "/readyz"),
+        # what a machine needs to become a runner: a script and wheels, without a secret
+        ("GET", "/join"),
+        ("GET", "/wheels/"),
+        ("GET", "/wheels/{name}"),
         # these have credentials of their own: a join token, a password, a device's code
         ("POST", "/api/v1/runners/join"),
         ("POST", "/api/v1/sign-in"),
@@ -43,6 +47,8 @@ PUBLIC = frozenset(
 )
 """All that answers without credentials."""
 
+_WHEELS = "/wheels/"
+
 ABOUT_NO_PROJECT = frozenset(
     {
         *("me", "sign-out", "tokens", "users", "projects", "audit"),
@@ -52,6 +58,13 @@ ABOUT_NO_PROJECT = frozenset(
 """Routes that a user may ask who is in several projects and names none, or is in none yet."""
 
 PROJECT_HEADER = b"updraft-project"
+
+
+def is_public(method: str, path: str) -> bool:
+    """Whether a request needs no credentials."""
+    if path.startswith(_WHEELS) and "/" not in path.removeprefix(_WHEELS):
+        path = _WHEELS if path == _WHEELS else f"{_WHEELS}{{name}}"
+    return (method, path) in PUBLIC
 
 
 class Guard:
@@ -66,8 +79,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        method = scope.get("method", "GET")
-        if scope["type"] == "http" and (method, scope["path"]) in PUBLIC:
+        if scope["type"] == "http" and is_public(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
         try:

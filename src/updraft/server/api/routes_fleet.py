@@ -13,6 +13,7 @@ from updraft import errors
 from updraft.model.pool import Pool, Shape
 from updraft.server.api.requests import Who
 from updraft.server.services.fleet import Fleet, JoinRequest, RunnerView
+from updraft.server.services.installing import Installing
 from updraft.server.services.pools import PoolView
 from updraft.wire import fleet_schemas as wire
 from updraft.wire.schemas import Device
@@ -22,7 +23,7 @@ PoolName = Annotated[str, Path(description="a pool's name")]
 TokenId = Annotated[str, Path(description="a join token's id")]
 
 
-def make_router(fleet: Fleet) -> APIRouter:
+def make_router(fleet: Fleet, installing: Installing) -> APIRouter:
     """Return the routes of pools and runners."""
     router = APIRouter(tags=["fleet"])
     pools = fleet.pools
@@ -62,7 +63,7 @@ def make_router(fleet: Fleet) -> APIRouter:
     @router.post("/runner-tokens", status_code=201, summary="Make a token that machines join with")
     async def make_token(who: Who, body: wire.TokenRequest) -> wire.TokenAnswer:
         token = await fleet.make_join_token(who, body.pool, body.expires_seconds, body.uses)
-        return wire.TokenAnswer(token=token)
+        return wire.TokenAnswer(token=token, line=installing.line(token))
 
     @router.get("/runner-tokens", summary="List the tokens that machines join with")
     async def list_tokens(who: Who) -> wire.TokenInfos:
