@@ -1,6 +1,7 @@
 """``updraft pool`` and ``updraft runner``: what they say and do; limits of what runs at a time."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,19 @@ def test_jobs_above_a_projects_limit_wait_and_say_so(own: Instance, tmp_path: Pa
         updraft(own, "project", "limits", "default", "--running-jobs", "none")
     wait_state(own, first, "SUCCESS")
     until(lambda: ask(own, "pool", "list")[0]["running"] == 0, "nothing to run", 10)
+
+
+def test_stages_of_a_pipeline_do_not_wait_for_each_others_limit(own: Instance) -> None:
+    updraft(own, "project", "limits", "default", "--running-jobs", "1")
+    try:
+        urun = own.command("urun")[0]
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{urun} seq 100000 | {urun} tail -n 1"],
+            env=own.environment, capture_output=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr, done.returncode) == (b"100000\n", b"", 0)
+    finally:
+        updraft(own, "project", "limits", "default", "--running-jobs", "none")
 
 
 def test_a_job_that_is_above_a_limit_by_itself_is_refused(own: Instance) -> None:

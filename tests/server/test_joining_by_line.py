@@ -3,10 +3,12 @@
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,41 @@ def test_a_line_makes_a_machine_a_runner_that_runs_jobs(
         joined = Instance(home / "updraft", home / "venv" / "bin")
         until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "the runner's end", 30)
         until(lambda: not joined.processes(), "the runner's processes to be gone", 30)
+
+
+def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    updraft(own, "pool", "create", "gpu")
+    token = updraft(own, "runner", "token", "gpu").out
+    joined = Instance(tmp_path / "runner")
+    none = updraft(joined, "runner", "run")
+    assert none.error == "updraft: no runner has joined from here; let one: updraft runner join URL"
+    words = ("runner", "join", f"https://127.0.0.1:{port}", "--name", "node7", "--fingerprint")
+    certificate = (own.state / "server.crt").read_text()
+    pin = "sha256:" + sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+    said = call(joined, "updraft", *words, pin, data=token.encode())
+    assert said.error == "updraft: this machine is runner node7 of pool gpu"
+
+    def state() -> str:
+        found: str = ask(own, "runner", "show", "node7")["state"]
+        return found
+
+    try:
+        until(lambda: state() == "ready", "the runner in the background", 30)
+        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "its end", 30)
+        until(lambda: state() == "away", "the server to notice", 30)
+        (folder,) = (path.parent for path in joined.state.glob("runners/*/joined.json"))
+        command = joined.command("updraft", "runner", "run", "--folder", str(folder))
+        with subprocess.Popen(command, env=joined.environment) as process:
+            until(lambda: state() == "ready", "the runner in the foreground", 30)
+            assert process.poll() is None
+            process.terminate()
+            process.wait(30)
+    finally:
+        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "its end", 30)
+        until(lambda: not joined.processes(), "its processes to be gone", 30)
 
 
 def test_what_is_served_is_public_and_only_what_is_in_the_wheelhouse(

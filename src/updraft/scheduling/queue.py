@@ -29,6 +29,8 @@ class Waiting:
     priority: int
     need: Resources
     party: Party
+    beside: bool = False
+    """Whether another stage of its pipeline runs, and waits for it: no limit keeps it from that."""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -231,7 +233,7 @@ class _Floor:
         return Grant(serial, name, need, gpus)
 
     def start_costless(self, waiting: Waiting) -> Grant | None:
-        limits = self._limits(waiting.party)
+        limits = [] if waiting.beside else self._limits(waiting.party)
         names = [name for name, node in self._nodes.items() if node.takes(waiting.party.owner)]
         if not names or any(limit.lacks(waiting.need) for limit in limits):
             return None

@@ -88,6 +88,8 @@ class LiveJob:
     terminal: bool = False
     pipes: tuple[str, str] = ("", "")
     """The pipes that its client reads and writes (``urun a | urun b``)."""
+    beside: bool = False
+    """Whether another stage of its pipeline had its grant before."""
     state: State = State.IN_QUEUE
     wanted: Wanted = Wanted.RUN
     detached: bool = False
@@ -116,7 +118,7 @@ class LiveJob:
     @property
     def place(self) -> Waiting:
         """Its place in its pool's queue."""
-        return Waiting(self.serial, self.priority, self.need, self.party)
+        return Waiting(self.serial, self.priority, self.need, self.party, self.beside)
 
 
 @dataclass(slots=True, eq=False)

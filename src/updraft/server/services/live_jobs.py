@@ -104,7 +104,7 @@ class LiveJobs:
         nodes = self.nodes(job.pool)
         if not nodes:
             return f"pool {job.pool} has no runner yet"
-        limited = self.holdings.why_waiting(job.party, job.need)
+        limited = None if job.beside else self.holdings.why_waiting(job.party, job.need)
         if limited is not None:
             return limited
         ahead = self.queue(job.pool).ahead_of(job.place)
@@ -126,6 +126,7 @@ class LiveJobs:
             self._ends.setdefault(pipe, set()).add(job)
         if any(stage.attempt is not None for stage in self._stages_beside(job)):
             job.need = replace(job.need, cpus_milli=0)
+            job.beside = True
         self.wait(job)
 
     def wait(self, job: LiveJob) -> None:
@@ -143,6 +144,7 @@ class LiveJobs:
             if stage.waiting:
                 self.queue(stage.pool).discard(stage.place)
                 stage.need = replace(stage.need, cpus_milli=0)
+                stage.beside = True
                 self.wait(stage)
 
     def _stages_beside(self, job: LiveJob) -> list[LiveJob]:
