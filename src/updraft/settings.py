@@ -45,6 +45,7 @@ class Folders:
         self.database = os.path.join(state, "updraft.db")
         self.keys = os.path.join(state, "environment.keys")
         self.logs = os.path.join(state, "logs")
+        self.wheelhouse = os.path.join(state, "wheelhouse")
         self.runner = os.path.join(state, "runner")
         self.stopped = os.path.join(state, "stopped")
 
@@ -94,6 +95,12 @@ def runners_folder() -> str:
     if os.geteuid() == 0 and not os.environ.get("UPDRAFT_HOME"):
         return SYSTEM_RUNNERS
     return os.path.join(folders().state, "runners")
+
+
+def own_home() -> str:
+    """Return the folder that all is kept in, where one was named; else nothing."""
+    home = os.environ.get("UPDRAFT_HOME")
+    return os.path.abspath(home) if home else ""
 
 
 def use_config(path: str) -> None:

@@ -75,7 +75,7 @@ class Api:
         if project:
             headers["Updraft-Project"] = project
         async with self.browser(options.pop("peer", "192.0.2.1")) as client:
-            full = path if path.startswith("/login") else f"/api/v1{path}"
+            full = path if path.startswith(("/login", "/metrics")) else f"/api/v1{path}"
             return await client.request(method, full, headers=headers, **options)
 
     def browser(self, peer: str = "192.0.2.1") -> httpx.AsyncClient:
@@ -125,6 +125,8 @@ async def api(
     instance = Instance(folders, execution, Server())
     access = Access(database, sessions, oidc)
     await access.load()
+    execution.live.holdings.limits_of = access.limits_of
+    access.when_changed = execution.schedule
     try:
         operations = Operations(execution, database, instance)
         parts = Parts(database, keys, execution, jobs, fleet, instance, access, operations)

@@ -28,6 +28,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /stop": {"mode": "cancel"},
     "POST /runner-tokens": {"pool": "local"},
     "POST /pools": {"name": "new"},
+    "PUT /pools/{pool}": {"cpus": 1},
     "POST /users": {"name": "new", "password": "long enough for all"},
     "PUT /users/{user}/password": {"password": "long enough for all"},
     "POST /tokens": {"name": "new"},
@@ -42,9 +43,14 @@ SERVER_ADMIN = {
     "PUT /users/{user}/password", "POST /projects", "PUT /projects/{project}/limits", "GET /audit",
     "GET /runners", "GET /runners/{runner}", "POST /runners/{runner}/drain",
     "DELETE /runners/{runner}", "POST /runner-tokens", "POST /pools",
+    "GET /runner-tokens", "DELETE /runner-tokens/{token}", "PUT /pools/{pool}",
+    "POST /pools/{pool}/drain", "DELETE /pools/{pool}", "GET /metrics",
 }  # fmt: skip
 """What is a server admin's alone; `{user}` is somebody else."""
-OWN = {"GET /me", "GET /jobs", "GET /tokens", "POST /tokens", "GET /projects", "POST /sign-out"}
+OWN = {
+    "GET /me", "GET /jobs", "GET /tokens", "POST /tokens", "GET /projects", "POST /sign-out",
+    "GET /pools", "GET /pools/{pool}",
+}  # fmt: skip
 """What everybody may ask, each about themselves."""
 LOOKING = {
     "GET /jobs/{job}", "GET /jobs/{job}/wait", "GET /jobs/{job}/events", "GET /jobs/{job}/logs",

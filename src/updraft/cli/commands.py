@@ -39,6 +39,7 @@ ROOT = _Root(
         "logs": ("updraft.cli.logs:command", "show what a job wrote"),
         "attach": ("updraft.cli.attach:command", "take over a running job's input and output"),
         "exec": ("updraft.cli.exec:command", "run a second process beside a running job"),
+        "pool": ("updraft.cli.pool:command", "look at pools and change them"),
         "runner": ("updraft.cli.runner:command", "make machines runners, and look after them"),
         "login": ("updraft.cli.login:command", "sign in to a server elsewhere"),
         "logout": ("updraft.cli.logout:command", "end the session with a server elsewhere"),

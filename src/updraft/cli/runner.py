@@ -1,4 +1,4 @@
-"""``updraft runner``."""
+"""``updraft runner …``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ command = LazyGroup(
     "Make machines runners of a pool, look at them and remove them.",
     {
         "join": ("updraft.cli.runner_join:command", "make this machine a runner"),
+        "run": (
+            "updraft.cli.runner_run:command",
+            "run a runner that has joined, in the foreground",
+        ),
         "token": ("updraft.cli.runner_token:command", "make a token that machines join with"),
+        "tokens": ("updraft.cli.runner_tokens:command", "look at those tokens and revoke them"),
+        "list": ("updraft.cli.runner_list:command", "list runners"),
+        "show": ("updraft.cli.runner_show:command", "show a runner"),
+        "drain": ("updraft.cli.runner_drain:command", "give a runner no new tasks"),
+        "remove": ("updraft.cli.runner_remove:command", "forget a runner"),
     },
 )

@@ -7,9 +7,9 @@ import sys
 
 import click
 
-from updraft import errors
+from updraft import errors, settings
 from updraft.cli.output import speech
-from updraft.runner import joining
+from updraft.runner import joining, systemd
 from updraft.runner.joined import Joined
 from updraft.sdk.joining import join
 
@@ -26,7 +26,8 @@ def command(
 ) -> None:
     """Make this machine a runner of the pool that TOKEN is for, and start it.
 
-    Without TOKEN it is read from standard input, where other users do not see it.
+    Without TOKEN it is read from standard input, where other users do not see it.  Root's runner
+    becomes a unit of systemd, where that runs; else it is started in the background.
     """
     secret = (token or sys.stdin.readline()).strip()
     if not secret:
@@ -42,4 +43,8 @@ def command(
     if foreground:
         keeper = joining.command(folder, shared=shared)
         os.execv(keeper[0], keeper)
-    joining.start(folder, shared=shared)
+    if systemd.starts_units():
+        unit = systemd.install(folder, settings.own_home())
+        speech.say(f"systemd runs it from now on: systemctl status {unit}")
+    else:
+        joining.start(folder, shared=shared)

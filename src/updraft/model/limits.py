@@ -40,6 +40,15 @@ class Usage:
             self.memory_bytes + need.memory_bytes,
         )
 
+    def minus(self, need: Resources) -> Usage:
+        """Return the usage with one job less."""
+        return Usage(
+            self.running_jobs - 1,
+            self.cpus_milli - need.cpus_milli,
+            self.gpus - need.gpus,
+            self.memory_bytes - need.memory_bytes,
+        )
+
 
 _SHOWN = {"running_jobs": "running jobs", "cpus_milli": "CPUs", "gpus": "GPUs"}
 

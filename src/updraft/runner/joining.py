@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from updraft import bootstrap, settings
+from updraft import bootstrap, errors, settings
 from updraft.runner import joined
 from updraft.runner.agent import owners
 from updraft.runner.agent.capacity import find_capacity
@@ -57,6 +57,28 @@ def check_folder(*, shared: bool) -> None:
     """
     if shared and owners.can_isolate() is None:
         owners.Owners(Path(settings.runners_folder()))
+
+
+def only_folder() -> str:
+    """Return the folder of this machine's joined runner.  Raises ``errors.UpdraftError``."""
+    base = Path(settings.runners_folder())
+    found = sorted(path.parent for path in base.glob("*/joined.json"))
+    if not found:
+        raise errors.NotFound("no runner has joined from here; let one: updraft runner join URL")
+    if len(found) > 1:
+        raise errors.BadRequest(
+            f"several runners have joined from here; say which with --folder {found[0]}"
+        )
+    return str(found[0])
+
+
+def command_of(folder: str) -> list[str]:
+    """Return the command line of the keeper of what has joined from ``folder``.
+
+    Raises ``errors.NotFound`` and ``errors.BadConfiguration``.
+    """
+    folder = os.path.abspath(folder)
+    return command(folder, shared=joined.load(folder).shared)
 
 
 def start(folder: str, *, shared: bool, cgroups: bool = True) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from updraft.model.job import Resources
+from updraft.model.pool import Shape
 
 NOTHING = Resources(cpus_milli=0)
 """The need of a task that costs its runner nothing."""
@@ -64,3 +67,42 @@ class Node:
     def takes(self, owner: str) -> bool:
         """Whether it takes tasks of ``owner``'s at all."""
         return self.serves is None or self.serves == owner
+
+
+def shaped(reported: Mapping[str, Any], shape: Shape | None = None) -> Capacity:
+    """Return what a runner offers: what it said that it has, and no more than its pool's shape.
+
+    ``reported``: ``cpus_milli``, ``memory_bytes`` and ``gpus``, each with ``uuid`` and ``kind``.
+    """
+    shape = shape or Shape()
+    cpus_milli, memory_bytes = int(reported["cpus_milli"]), int(reported["memory_bytes"])
+    return Capacity(
+        cpus_milli if shape.cpus_milli is None else min(cpus_milli, shape.cpus_milli),
+        memory_bytes if shape.memory_bytes is None else min(memory_bytes, shape.memory_bytes),
+        frozenset(_gpus_of(reported["gpus"], shape.gpus)),
+    )
+
+
+def _gpus_of(
+    devices: Sequence[Mapping[str, Any]], wanted: Sequence[tuple[str, int]]
+) -> Iterable[str]:
+    """Return the ids of the devices that are offered: so many of each kind, in their order.
+
+    A kind is meant by words of the name that its maker gave it: ``a100``, ``RTX 4090``.
+    """
+    if not wanted:
+        return [str(device["uuid"]) for device in devices]
+    chosen: list[str] = []
+    for kind, count in sorted(wanted, key=lambda each: (-len(_words(each[0])), each)):
+        fitting = [
+            str(device["uuid"])
+            for device in devices
+            if _words(kind) <= _words(str(device.get("kind", "")))
+            and str(device["uuid"]) not in chosen
+        ]
+        chosen += fitting[:count]
+    return chosen
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall("[a-z0-9]+", text.lower()))

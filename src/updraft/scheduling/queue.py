@@ -30,6 +30,8 @@ class Waiting:
     priority: int
     need: Resources
     party: Party
+    beside: bool = False
+    """Whether another stage of its pipeline runs, and waits for it: no limit keeps it from that."""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -128,6 +130,35 @@ class PoolQueue:
             return 0
         return sum(bisect_left(line, waiting.order, key=_order) for line in self._costly.values())
 
+    def parties(self) -> list[Party]:
+        """Return whose tasks wait."""
+        costless = {waiting.party for waiting in self._costless.values()}
+        return list(costless | self._costly.keys())
+
+    def waiting_of(self, project: str | None = None) -> tuple[int, Waiting | None]:
+        """Return how many tasks of a project wait, and the first of them; None: of all projects."""
+        count, found = 0, list[Waiting]()
+        for party, line in self._costly.items():
+            if project in (None, party.project):
+                count += len(line)
+                (priority, serial, need) = line[0]
+                found.append(Waiting(serial, -priority, need, party))
+        for waiting in self._costless.values():
+            if project in (None, waiting.party.project):
+                count += 1
+                found.append(waiting)
+        return count, min(found, key=lambda each: each.order, default=None)
+
+    def ahead_of_project(self, waiting: Waiting) -> int:
+        """Return how many tasks of other projects than its own come before this one."""
+        if waiting.need == NOTHING:
+            return 0
+        return sum(
+            bisect_left(line, waiting.order, key=_order)
+            for party, line in self._costly.items()
+            if party.project != waiting.party.project
+        )
+
     def choose(self, nodes: Iterable[Node], headrooms: Headrooms | None = None) -> list[Grant]:
         """Take out the tasks to start now, and return them."""
         floor = _Floor(nodes, headrooms or {})
@@ -175,7 +206,7 @@ def place(
     Looks at ``nodes`` in their order until it has seen a bounded number with room, so that a large
     pool costs no more than a small one.
     """
-    limits = _limits(waiting.party, headrooms or {})
+    limits = [] if waiting.beside else _limits(waiting.party, headrooms or {})
     if any(limit.lacks(waiting.need) for limit in limits):
         return None
     owner, need = waiting.party.owner, waiting.need
@@ -225,7 +256,7 @@ class _Floor:
         return Grant(serial, name, need, gpus)
 
     def start_costless(self, waiting: Waiting) -> Grant | None:
-        limits = _limits(waiting.party, self._headrooms)
+        limits = [] if waiting.beside else _limits(waiting.party, self._headrooms)
         names = [name for name, node in self._nodes.items() if node.takes(waiting.party.owner)]
         if not names or any(limit.lacks(waiting.need) for limit in limits):
             return None

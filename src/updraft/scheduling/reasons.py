@@ -22,6 +22,11 @@ def why_waiting(need: Resources, ahead: int, free: Collection[Capacity], pool: s
     return f"next in pool {pool}, waits for {_missing(need, free)}"
 
 
+def limit_reached(whose: str, reached: str) -> str:
+    """Return the reason for a job that a limit holds back, as ``2 of 2 running jobs`` says."""
+    return f"{whose} has {reached}, its limit; waits for one of its running jobs to end"
+
+
 def never_fits(need: Resources, totals: Collection[Capacity], pool: str) -> str | None:
     """Return why no runner with one of these totals can ever meet ``need``; None when one can."""
     if not totals or any(total.fits(need) for total in totals):

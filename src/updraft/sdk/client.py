@@ -6,7 +6,6 @@ itself: what can be asked again is, and what is followed is taken up where it br
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,10 @@ from updraft import errors
 from updraft.sdk.access import Access, Params
 from updraft.sdk.answers import check as _check
 from updraft.sdk.answers import read as _read
+from updraft.sdk.fleet import Fleet
 from updraft.sdk.transport import SocketTransport
 from updraft.sdk.ways import find_way
-from updraft.wire import fleet_schemas, frames, schemas
+from updraft.wire import frames, schemas
 
 if TYPE_CHECKING:
     import socket
@@ -90,6 +90,7 @@ class Client:
             trust_env=False,
         )
         self.access = Access(self._ask)
+        self.fleet = Fleet(self._ask)
         """Users, tokens, projects, the audit."""
 
     def __enter__(self) -> Self:
@@ -222,23 +223,6 @@ class Client:
                     }
             else:
                 return
-
-    # -- pools and runners
-
-    def make_join_token(self, pool: str, lives_seconds: float, uses: int | None = None) -> str:
-        """Return a new token with which machines join a pool."""
-        body = fleet_schemas.TokenRequest(pool=pool, expires_seconds=lives_seconds, uses=uses)
-        answer = self._ask("POST", "/runner-tokens", body=body, again=False)
-        return _read(fleet_schemas.TokenAnswer, answer).token
-
-    def create_pool(self, request: fleet_schemas.PoolRequest) -> None:
-        """Make a pool."""
-        self._ask("POST", "/pools", body=request, again=False)
-
-    def runners(self) -> list[fleet_schemas.RunnerInfo]:
-        """Return all runners."""
-        found: list[Any] = json.loads(self._ask("GET", "/runners"))
-        return [fleet_schemas.RunnerInfo.model_validate(each) for each in found]
 
     # -- the server
 

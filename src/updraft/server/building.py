@@ -18,12 +18,13 @@ from updraft.server.relay.relay import Relay
 from updraft.server.services.access import Access
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
-from updraft.server.services.fleet import Fleet, configured_pools
+from updraft.server.services.fleet import Fleet
 from updraft.server.services.gate import Gate
 from updraft.server.services.instance import Instance
 from updraft.server.services.jobs import Jobs
 from updraft.server.services.oidc import OidcSettings
 from updraft.server.services.operations import Operations
+from updraft.server.services.pools import configured_pools
 from updraft.server.services.sign_in import SessionLimits
 from updraft.store import jobs as queries
 from updraft.store import schema
@@ -47,6 +48,8 @@ async def build(folders: settings.Folders, configuration: Configuration) -> Part
     await fleet.load()
     access = Access(database, _sessions(configuration), _oidc(configuration))
     await access.load()
+    execution.live.holdings.limits_of = access.limits_of
+    access.when_changed = execution.schedule
     instance = Instance(folders, execution, configuration.server)
     telemetry = configuration.telemetry
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)

@@ -65,6 +65,23 @@ def insert_join_token(connection: Connection, values: Values) -> None:
     connection.execute(join_tokens.insert(), values)
 
 
+def delete_useless_join_tokens(connection: Connection, now_ns: int) -> None:
+    """Forget the join tokens that are past their time or used up."""
+    connection.execute(
+        delete(join_tokens).where(
+            or_(
+                join_tokens.c.expires_ns <= now_ns,
+                join_tokens.c.used >= join_tokens.c.most_uses,
+            )
+        )
+    )
+
+
+def delete_join_tokens_of(connection: Connection, pool: str) -> None:
+    """Forget the tokens with which machines join a pool."""
+    connection.execute(delete(join_tokens).where(join_tokens.c.pool == pool))
+
+
 def find_join_token(connection: Connection, credential: str) -> RowMapping | None:
     """Return a join token's row."""
     statement = select(join_tokens).where(join_tokens.c.credential == credential)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from updraft.wire.schemas import Answer, Device, Labels, Request
+from updraft.wire.schemas import Answer, Device, Request
 
-Name = Annotated[str, Field(min_length=1, max_length=63)]
+Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[!-~]([ -~]*[!-~])?$")]
+Text = Annotated[str, Field(max_length=255, pattern=r"^[ -~]*$")]
 
 
 class Capacity(Request):
@@ -50,7 +52,7 @@ class RunnerInfo(Answer):
 
     name: str
     pool: str
-    state: str = Field(description="ready, draining, suspect, lost or away")
+    state: str = Field(description="ready, draining, lost or away")
     seen_seconds: float | None = Field(description="how long ago it was last heard of")
     serves: str | None
     release: str | None
@@ -68,40 +70,87 @@ class TokenRequest(Request):
 
     pool: Name
     expires_seconds: float = Field(default=86400, gt=0, le=31_536_000)
-    uses: int | None = Field(default=None, ge=1, description="null: as often as wanted")
+    uses: int | None = Field(default=None, ge=1, le=1 << 30, description="null: as often as wanted")
 
 
 class TokenAnswer(Answer):
     """It is shown here only."""
 
     token: str
+    line: str = Field(
+        default="", description="for the shell of a machine that is to join; empty: there is no way"
+    )
 
 
-class PoolRequest(Request):
+class TokenInfo(Answer):
+    """A join token that is of use; what it consists of is shown at its making only."""
+
+    id: str
+    pool: str
+    created_by: str
+    created: datetime
+    expires: datetime
+    used: int
+    uses: int | None = Field(description="how often it may be; null: as often as wanted")
+
+
+class TokenInfos(Answer):
+    """Newest first."""
+
+    tokens: list[TokenInfo]
+
+
+class _Settings(BaseModel):
+    cpus: float | None = Field(
+        default=None, gt=0, le=1_000_000, description="of one runner, at most; null: all of them"
+    )
+    memory_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 60)
+    gpus: dict[Name, Annotated[int, Field(ge=0, le=1024)]] = Field(
+        default_factory=dict, max_length=64, description="count by kind; empty: all of them"
+    )
+    labels: dict[Name, Text] = Field(default_factory=dict, max_length=64)
+    region: Text = ""
+    jurisdiction: Text = "local"
+    peer_network: Text = ""
+    projects: list[Name] = Field(
+        default_factory=list, max_length=1024, description="empty: every project"
+    )
+    preemptible: bool = False
+    price_per_hour: Decimal | None = Field(
+        default=None, ge=0, lt=1_000_000_000, allow_inf_nan=False, description="of one runner"
+    )
+    time_limit_seconds: float | None = Field(default=None, gt=0, le=315_360_000)
+    max_runners: int | None = Field(
+        default=None, ge=1, le=1 << 20, description="how many may join; null: any number"
+    )
+
+
+class PoolSettings(_Settings, Request):
+    """What an administrator decides about a pool; what is left out is as it is by default."""
+
+
+class PoolRequest(PoolSettings):
     """A pool to make."""
 
     name: Name
-    cpus: float | None = Field(default=None, ge=0, description="of one runner, at most")
-    memory_bytes: int | None = Field(default=None, ge=0)
-    gpus: dict[str, int] = Field(default_factory=dict, description="count by kind")
-    labels: Labels = Field(default_factory=dict)
-    region: str = ""
-    jurisdiction: str = "local"
-    peer_network: str = ""
-    projects: list[str] = Field(default_factory=list, description="empty: every project")
-    preemptible: bool = False
-    price_per_hour: Decimal | None = Field(default=None, ge=0)
-    time_limit_seconds: float | None = Field(default=None, gt=0)
+
+
+class ShownSettings(_Settings, Answer):
+    """What an administrator decided about a pool."""
 
 
 class PoolInfo(Answer):
-    """A pool: what it has, what is taken, and who waits."""
+    """A pool: what it has, what of it is free, and who waits.
+
+    For whoever is no server admin, jobs are those of their project.
+    """
 
     name: str
+    configured: bool = Field(description="whether it is written in the server's updraft.toml")
     draining: bool
     runners: int
     runners_ready: int
-    cpus: float
+    cpus: float = Field(description="of the runners that are ready, together")
     cpus_free: float
     memory_bytes: int
     memory_free_bytes: int
@@ -109,12 +158,18 @@ class PoolInfo(Answer):
     gpus_free: int
     running: int
     queued: int
+    ahead: int = Field(description="how many of other projects come before the first one")
     reason: str | None = Field(description="why the first one waits")
-    labels: Labels
-    region: str
-    jurisdiction: str
-    peer_network: str
-    projects: list[str]
-    preemptible: bool
-    price_per_hour: Decimal | None
-    time_limit_seconds: float | None
+    settings: ShownSettings
+
+
+class PoolInfos(Answer):
+    """By name."""
+
+    pools: list[PoolInfo]
+
+
+class RunnerInfos(Answer):
+    """By name."""
+
+    runners: list[RunnerInfo]

@@ -9,9 +9,9 @@ from typing import Any
 
 from updraft import errors
 from updraft.model.pool import Runner
+from updraft.scheduling.capacity import shaped
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
-from updraft.server.services.fleet import capacity_of
 from updraft.server.services.live import LiveRunner
 from updraft.wire import frames
 from updraft.wire.packing import PackingError
@@ -93,7 +93,8 @@ class AgentControl:
         if report is None or control is None or data is None or self.runner is not None:
             return
         capacity = report["capacity"]
-        total = capacity_of(capacity)
+        pool = self._execution.live.pools.get(self.known.pool)
+        total = shaped(capacity, None if pool is None else pool.shape)
         self.runner = LiveRunner(
             known=self.known,
             total=total,
@@ -106,7 +107,7 @@ class AgentControl:
             agent_pid=report["pid"],
             release=report["release"],
             keeper_release=report["keeper_release"],
-            devices=capacity["gpus"],
+            reported=capacity,
         )
         reports = self._sessions.beside.runner_joined(self.runner, report["attempts"])
         self._execution.runner_joined(self.runner, reports)

@@ -35,6 +35,10 @@ PUBLIC = frozenset(
         # how the server is, for whoever restarts it
         ("GET", "/healthz"),
         ("GET", "/readyz"),
+        # what a machine needs to become a runner: a script and wheels, without a secret
+        ("GET", "/join"),
+        ("GET", "/wheels/"),
+        ("GET", "/wheels/{name}"),
         # these have credentials of their own: a join token, a password, a device's code
         ("POST", "/api/v1/runners/join"),
         ("POST", "/api/v1/sign-in"),
@@ -49,6 +53,8 @@ PUBLIC = frozenset(
 )
 """All that answers without credentials."""
 
+_WHEELS = "/wheels/"
+
 ABOUT_NO_PROJECT = frozenset(
     {
         *("me", "sign-out", "tokens", "users", "projects", "audit"),
@@ -62,6 +68,13 @@ _STRANGERS_SHARE = 0.1
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 PROJECT_HEADER = b"updraft-project"
+
+
+def is_public(method: str, path: str) -> bool:
+    """Whether a request needs no credentials."""
+    if path.startswith(_WHEELS) and "/" not in path.removeprefix(_WHEELS):
+        path = _WHEELS if path == _WHEELS else f"{_WHEELS}{{name}}"
+    return (method, path) in PUBLIC
 
 
 class Guard:
@@ -81,7 +94,7 @@ class Guard:
             return
         method = scope.get("method", "GET")
         try:
-            if scope["type"] == "http" and (method, scope["path"]) in PUBLIC:
+            if scope["type"] == "http" and is_public(method, scope["path"]):
                 if scope["path"] not in _HEALTH:
                     self._count_stranger(scope)
                 if not scope["path"].startswith("/login"):  # which answers with pages

@@ -16,6 +16,7 @@ from updraft import errors
 from updraft.server.api import (
     login_pages,
     routes_fleet,
+    routes_installing,
     routes_jobs,
     routes_logs,
     routes_operations,
@@ -28,6 +29,7 @@ from updraft.server.api.guard import Guard
 from updraft.server.api.observed import HEADER, REQUEST_ID, Observed
 from updraft.server.api.parts import Parts
 from updraft.server.services.actions import Actions
+from updraft.server.services.installing import Installing
 from updraft.server.services.logs import Logs
 from updraft.server.services.operations import Operations
 from updraft.wire import schemas
@@ -58,13 +60,15 @@ def make_app(parts: Parts) -> FastAPI:
     logs = Logs(parts.database, parts.execution, parts.jobs)
     api.include_router(routes_jobs.make_router(parts.jobs, actions))
     api.include_router(routes_logs.make_router(logs))
-    api.include_router(routes_fleet.make_router(parts.fleet))
+    installing = Installing(parts.instance.folders, parts.instance.settings)
+    api.include_router(routes_fleet.make_router(parts.fleet, installing))
     api.include_router(routes_server.make_router(parts.instance))
     api.include_router(routes_sign_in.make_router(access))
     api.include_router(routes_users.make_router(access))
     api.include_router(routes_projects.make_router(access))
     app.include_router(api)
     app.include_router(login_pages.make_router(access))
+    app.include_router(routes_installing.make_router(installing), responses=_ERRORS)
     app.include_router(routes_operations.make_router(parts.operations), responses=_ERRORS)
     app.state.access = access
     app.state.operations = parts.operations

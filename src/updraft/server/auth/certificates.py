@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import ipaddress
 import os
 import socket
@@ -44,12 +46,26 @@ def fingerprint(certificate: str) -> str:
     return tls.fingerprint_of(found.public_bytes(serialization.Encoding.DER))
 
 
+def key_pin(certificate: str) -> str:
+    """Return the pin of a certificate's public key, as ``curl --pinnedpubkey`` takes it."""
+    found = x509.load_pem_x509_certificates(Path(certificate).read_bytes())[0]
+    key = found.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return "sha256//" + base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+
+def self_signed_file(folder: str) -> str:
+    """Return where a self-signed certificate is kept."""
+    return str(Path(folder, "server.crt"))
+
+
 def ensure_self_signed(folder: str, host: str) -> tuple[str, str]:
     """Return certificate and key files in ``folder``, made if they are not there.
 
     The key is never readable by others; whoever has the certificate's fingerprint knows it is us.
     """
-    certificate, key = Path(folder, "server.crt"), Path(folder, "server.key")
+    certificate, key = Path(self_signed_file(folder)), Path(folder, "server.key")
     if certificate.exists() and key.exists():
         return str(certificate), str(key)
     made = ec.generate_private_key(ec.SECP256R1())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from updraft.model.access import Principal, Role
@@ -26,6 +27,8 @@ class Access:
         sessions: SessionLimits | None = None,
         oidc: OidcSettings | None = None,
     ) -> None:
+        self.when_changed: Callable[[], None] = lambda: None
+        """Called once a change is stored: limits may have been raised."""
         passwords = Passwords()
         self.sign_in = SignIn(database, passwords, sessions or SessionLimits(), self._changed)
         self.accounts = Accounts(database, passwords, self._changed)
@@ -67,3 +70,4 @@ class Access:
 
     def _changed(self) -> None:
         self.sign_in.forget()
+        self.when_changed()

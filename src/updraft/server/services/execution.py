@@ -234,7 +234,8 @@ class Execution:
         """Grant a new job at once when nobody waits before it and it fits."""
         if len(self.live.queue(job.pool)) > 1 and job.need != NOTHING:
             return None, None
-        grant = place(job.place, self.live.nodes(job.pool))
+        headrooms = self.live.holdings.headrooms([job.party])
+        grant = place(job.place, self.live.nodes(job.pool), headrooms)
         return (None, None) if grant is None else self._grant(job, grant)
 
     def _grant(self, job: LiveJob, grant: Grant) -> tuple[LiveAttempt, dict[str, Any]]:
@@ -307,9 +308,11 @@ class Execution:
     def _schedule(self) -> None:
         self._schedule_due = False
         for pool in self.live.pools:
-            if not len(self.live.queue(pool)):
+            queue = self.live.queue(pool)
+            if not len(queue):
                 continue
-            grants = self.live.queue(pool).choose(self.live.nodes(pool))
+            headrooms = self.live.holdings.headrooms(queue.parties())
+            grants = queue.choose(self.live.nodes(pool), headrooms)
             for grant in grants:
                 job = self.live.jobs[grant.serial]
                 attempt, values = self._grant(job, grant)

@@ -1,36 +1,33 @@
-"""Pools, and the runners that join them.
+"""The runners of the server's pools.
 
-What administrators do: make pools and join tokens, drain and remove.  What machines do: join with a
-token, once, and be admitted with their own from then on.
+What administrators do: make and revoke join tokens, drain and remove.  What machines do: join with
+a token, once, and be admitted with their own from then on.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
-from sqlalchemy.exc import IntegrityError
 
 from updraft import errors
-from updraft.configuration import Configuration
 from updraft.model.access import Principal
-from updraft.model.pool import LOCAL_JURISDICTION, LOCAL_POOL, Pool, Runner, Shape
-from updraft.scheduling.capacity import Capacity
+from updraft.model.pool import Pool, Runner
+from updraft.scheduling.capacity import shaped
 from updraft.server.auth import credentials
+from updraft.server.services.audit import note
+from updraft.server.services.authority import need_server_admin
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveRunner
+from updraft.server.services.pools import Pools, check_name
 from updraft.store import fleet as queries
 from updraft.store.database import Database
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
-_NAME_RULE = "up to 63 small letters, digits, dots and hyphens, as in gpu-a100-8"
 _NAME_TRIES = 1000
 _REFUSED = "this join token is not valid, or not any more; make one: updraft runner token POOL"
 
@@ -62,14 +59,12 @@ class Place:
 class RunnerView:
     """A runner as an administrator sees it."""
 
-    row: RowMapping | None
-    """None for the local runner of a personal server."""
     live: LiveRunner
     tasks: int
 
 
 class Fleet:
-    """The pools and runners of one server."""
+    """The runners of one server, and its ``pools``."""
 
     def __init__(
         self, database: Database, execution: Execution, configured: Iterable[Pool] = ()
@@ -77,20 +72,14 @@ class Fleet:
         self._database = database
         self._execution = execution
         self._live = execution.live
-        self._configured = {pool.name: pool for pool in configured}
+        self.pools = Pools(database, execution, configured)
         self._digests: dict[str, tuple[bytes, str]] = {}
         """Of each runner's credential: the digest, and the runner's name."""
 
     async def load(self) -> None:
         """Take up what is stored; runners are away until they connect."""
-        pools, runners = await self._database.read(
-            lambda c: (queries.all_pools(c), queries.all_runners(c))
-        )
-        self._live.pools.update(self._configured)
-        for row in pools:
-            if row["name"] not in self._configured:
-                self._live.pools[row["name"]] = _pool(row)
-        for row in runners:
+        await self.pools.load()
+        for row in await self._database.read(queries.all_runners):
             self._know(row)
 
     # -- runners
@@ -111,7 +100,7 @@ class Fleet:
             raise errors.Conflict(f"the token's pool {row['pool']} is gone; use another token")
         own = credentials.new(credentials.Kind.RUNNER)
         wanted = request.name or _host_name(request.host)
-        _check_name("name", wanted)
+        check_name("name", wanted)
         values = {
             "pool": pool.name,
             "credential": own.id,
@@ -126,6 +115,8 @@ class Fleet:
         def store(connection: Connection) -> str | None:
             if not queries.use_join_token(connection, carried.id, time.time_ns()):
                 return None
+            if pool.name not in self._live.pools:
+                raise errors.Conflict(f"pool {pool.name} was just deleted; use another token")
             taken = {runner["name"] for runner in queries.all_runners(connection)}
             taken.update(self._live.runners)
             if pool.most_runners is not None:
@@ -157,23 +148,28 @@ class Fleet:
 
     def runners(self, who: Principal) -> list[RunnerView]:
         """Return all runners.  Raises ``errors.NotAllowed``."""
-        _authorise(who)
+        need_server_admin(who)
         return [
-            RunnerView(None, runner, len(self._live.attempts_on(runner.name)))
+            RunnerView(runner, len(self._live.attempts_on(runner.name)))
             for runner in sorted(self._live.runners.values(), key=lambda each: each.name)
         ]
 
     def runner(self, who: Principal, name: str) -> RunnerView:
         """Return one runner.  Raises ``errors.NotFound``, ``errors.NotAllowed``."""
-        _authorise(who)
+        need_server_admin(who)
         found = self._find(name)
-        return RunnerView(None, found, len(self._live.attempts_on(name)))
+        return RunnerView(found, len(self._live.attempts_on(name)))
 
     async def drain(self, who: Principal, name: str, *, draining: bool = True) -> RunnerView:
         """Give a runner no new tasks, or give it some again."""
-        _authorise(who)
-        runner = self._find(name)
-        await self._database.write(lambda c: queries.update_runner(c, name, {"draining": draining}))
+        need_server_admin(who)
+        runner = self._joined(name)
+
+        def store(connection: Connection) -> None:
+            queries.update_runner(connection, name, {"draining": draining})
+            note(connection, who, "drain runner" if draining else "undrain runner", name)
+
+        await self._database.write(store)
         runner.known = replace(runner.known, draining=draining)
         self._execution.schedule()
         return self.runner(who, name)
@@ -183,17 +179,20 @@ class Fleet:
 
         Raises ``errors.Conflict`` while it has tasks, unless ``force``: they are then given up.
         """
-        _authorise(who)
-        runner = self._find(name)
-        if not runner.known.remote:
-            raise errors.Conflict("the local runner is this server's own; end it: updraft stop")
+        need_server_admin(who)
+        runner = self._joined(name)
         count = len(self._live.attempts_on(name))
         if count and not force:
             raise errors.Conflict(
-                f"runner {name} has {count} tasks; drain it first: updraft runner drain {name}, "
-                "or give them up with --force"
+                f"runner {name} has {count} {'task' if count == 1 else 'tasks'}; drain it first: "
+                f"updraft runner drain {name}, or give them up with --force"
             )
-        await self._database.write(lambda c: queries.delete_runner(c, name))
+
+        def store(connection: Connection) -> None:
+            queries.delete_runner(connection, name)
+            note(connection, who, "remove runner", name, pool=runner.pool, tasks=count)
+
+        await self._database.write(store)
         self._digests = {
             identity: known for identity, known in self._digests.items() if known[1] != name
         }
@@ -205,8 +204,8 @@ class Fleet:
         self, who: Principal, pool: str, lives_seconds: float, most_uses: int | None
     ) -> str:
         """Return a token with which machines join ``pool``; it is shown here only."""
-        _authorise(who)
-        self._pool(pool)
+        need_server_admin(who)
+        self.pools.find(pool)
         if lives_seconds <= 0:
             raise errors.BadRequest("expires: a token must live for some time, as 1h or 7d")
         made = credentials.new(credentials.Kind.JOIN)
@@ -221,36 +220,45 @@ class Fleet:
             "used": 0,
             "most_uses": most_uses,
         }
-        await self._database.write(lambda c: queries.insert_join_token(c, values))
+
+        def store(connection: Connection) -> None:
+            queries.delete_useless_join_tokens(connection, now)
+            queries.insert_join_token(connection, values)
+            note(connection, who, "create join token", made.id, pool=pool, uses=most_uses)
+
+        await self._database.write(store)
         return made.text
 
-    # -- pools
+    async def join_tokens(self, who: Principal) -> Sequence[RowMapping]:
+        """Return the join tokens that are of use, newest first."""
+        need_server_admin(who)
+        rows = await self._database.read(queries.all_join_tokens)
+        now = time.time_ns()
+        return [
+            row
+            for row in rows
+            if row["expires_ns"] > now
+            and (row["most_uses"] is None or row["used"] < row["most_uses"])
+        ]
 
-    async def create_pool(self, who: Principal, pool: Pool) -> Pool:
-        """Store a new pool.  Raises ``errors.Conflict`` where there is one of its name."""
-        _authorise(who)
-        _check_name("name", pool.name)
-        if pool.name in self._live.pools:
-            raise errors.Conflict(f"there is a pool {pool.name} already; see: updraft pool list")
-        values = {
-            "name": pool.name,
-            "settings": _settings(pool),
-            "draining": pool.draining,
-            "created_ns": time.time_ns(),
-        }
-        try:
-            await self._database.write(lambda c: queries.insert_pool(c, values))
-        except IntegrityError:
-            raise errors.Conflict(f"there is a pool {pool.name} already") from None
-        self._live.pools[pool.name] = pool
-        return pool
+    async def revoke_join_token(self, who: Principal, token_id: str) -> None:
+        """Let nothing join with a token any more; what has joined stays.
 
-    def _pool(self, name: str) -> Pool:
-        pool = self._live.pools.get(name)
-        if pool is None:
-            known = ", ".join(sorted(self._live.pools)) or "none yet"
-            raise errors.NotFound(f"there is no pool {name!r}; the pools are: {known}")
-        return pool
+        Raises ``errors.NotFound``.
+        """
+        need_server_admin(who)
+
+        def store(connection: Connection) -> bool:
+            # What cannot be an id is none; a database might not even take it.
+            if not token_id.isalnum() or not queries.delete_join_token(connection, token_id):
+                return False
+            note(connection, who, "revoke join token", token_id)
+            return True
+
+        if not await self._database.write(store):
+            raise errors.NotFound(
+                f"there is no join token {token_id!r}; see: updraft runner tokens list"
+            )
 
     # -- inside
 
@@ -260,62 +268,27 @@ class Fleet:
             raise errors.NotFound(f"there is no runner {name!r}; see: updraft runner list")
         return runner
 
+    def _joined(self, name: str) -> LiveRunner:
+        runner = self._find(name)
+        if not runner.known.remote:
+            raise errors.Conflict("the local runner is this server's own; end it: updraft stop")
+        return runner
+
     def _know(self, row: RowMapping) -> None:
         known = Runner(
             row["name"], row["pool"], serves=row["serves"], draining=bool(row["draining"])
         )
         capacity = json.loads(row["capacity"])
-        total = capacity_of(capacity)
+        pool = self._live.pools.get(known.pool)
+        total = shaped(capacity, None if pool is None else pool.shape)
         self._digests[row["credential"]] = (row["digest"], known.name)
         self._live.runners[known.name] = LiveRunner(
             known=known,
             total=total,
             free=self._live.free_beside(known.name, total),
             seen=time.monotonic(),
-            devices=capacity["gpus"],
+            reported=capacity,
         )
-
-
-def configured_pools(configuration: Configuration) -> list[Pool]:
-    """Return the pools of ``updraft.toml``, and this machine's own where it is one."""
-    found = [
-        Pool(
-            name=name,
-            shape=Shape(pool.cpus, pool.memory, tuple(sorted(pool.gpus.items()))),
-            labels=dict(pool.labels),
-            region=pool.region,
-            jurisdiction=pool.jurisdiction or LOCAL_JURISDICTION,
-            peer_network=pool.peer_network,
-            projects=frozenset(pool.projects),
-            preemptible=pool.preemptible,
-            price_per_hour=pool.price or None,
-            time_limit_ms=round(pool.time_limit * 1000) if math.isfinite(pool.time_limit) else None,
-            most_runners=pool.max_runners,
-        )
-        for name, pool in configuration.pools.items()
-    ]
-    if configuration.server.local_pool and LOCAL_POOL not in configuration.pools:
-        found.append(Pool(LOCAL_POOL))
-    return found
-
-
-def capacity_of(reported: dict[str, Any]) -> Capacity:
-    """Return what a runner said that it has."""
-    return Capacity(
-        reported["cpus_milli"],
-        reported["memory_bytes"],
-        frozenset(str(device["uuid"]) for device in reported["gpus"]),
-    )
-
-
-def _authorise(who: Principal) -> None:
-    if not who.may_administer():
-        raise errors.NotAllowed("only an administrator of the server may do that")
-
-
-def _check_name(field: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise errors.BadRequest(f"{field}: {name!r} is no name; it has {_NAME_RULE}")
 
 
 def _host_name(host: str) -> str:
@@ -333,41 +306,3 @@ def _free_name(wanted: str, taken: set[str], *, exact: bool) -> str:
         if f"{wanted}-{number}" not in taken:
             return f"{wanted}-{number}"
     raise errors.Conflict(f"there are too many runners called {wanted}; choose a --name")
-
-
-def _settings(pool: Pool) -> str:
-    shape = pool.shape
-    return json.dumps(
-        {
-            "cpus_milli": shape.cpus_milli,
-            "memory_bytes": shape.memory_bytes,
-            "gpus": [list(each) for each in shape.gpus],
-            "labels": pool.labels,
-            "region": pool.region,
-            "jurisdiction": pool.jurisdiction,
-            "peer_network": pool.peer_network,
-            "projects": sorted(pool.projects),
-            "preemptible": pool.preemptible,
-            "price_per_hour": None if pool.price_per_hour is None else str(pool.price_per_hour),
-            "time_limit_ms": pool.time_limit_ms,
-            "most_runners": pool.most_runners,
-        }
-    )
-
-
-def _pool(row: RowMapping) -> Pool:
-    stored = json.loads(row["settings"])
-    price = stored.pop("price_per_hour")
-    shape = Shape(
-        stored.pop("cpus_milli"),
-        stored.pop("memory_bytes"),
-        tuple((kind, count) for kind, count in stored.pop("gpus")),
-    )
-    return Pool(
-        name=row["name"],
-        shape=shape,
-        projects=frozenset(stored.pop("projects")),
-        price_per_hour=None if price is None else Decimal(price),
-        draining=bool(row["draining"]),
-        **stored,
-    )

@@ -34,6 +34,11 @@ class Instance:
         self._started_ns = time.time_ns()
 
     @property
+    def folders(self) -> settings.Folders:
+        """Where its files are."""
+        return self._folders
+
+    @property
     def busy(self) -> bool:
         """Whether there is a reason to stay."""
         return len(self._execution.live) > 0

@@ -91,6 +91,8 @@ class LiveJob:
     terminal: bool = False
     pipes: tuple[str, str] = ("", "")
     """The pipes that its client reads and writes (``urun a | urun b``)."""
+    beside: bool = False
+    """Whether another stage of its pipeline had its grant before."""
     state: State = State.IN_QUEUE
     wanted: Wanted = Wanted.RUN
     detached: bool = False
@@ -119,7 +121,7 @@ class LiveJob:
     @property
     def place(self) -> Waiting:
         """Its place in its pool's queue."""
-        return Waiting(self.serial, self.priority, self.need, self.party)
+        return Waiting(self.serial, self.priority, self.need, self.party, self.beside)
 
 
 @dataclass(slots=True, eq=False)
@@ -138,7 +140,8 @@ class LiveRunner:
     agent_pid: int = 0
     release: str = ""
     keeper_release: str = ""
-    devices: list[dict[str, Any]] = field(default_factory=list)
+    reported: dict[str, Any] = field(default_factory=dict)
+    """What it said that it has, of which its pool's shape may leave out some."""
     lost: bool = False
     """Whether its lease ran out: what it had was given up, whatever it does."""
 
@@ -151,6 +154,11 @@ class LiveRunner:
     def pool(self) -> str:
         """The pool that it is part of."""
         return self.known.pool
+
+    @property
+    def devices(self) -> list[dict[str, Any]]:
+        """The GPUs that it offers."""
+        return [each for each in self.reported.get("gpus", ()) if each["uuid"] in self.total.gpus]
 
     @property
     def ships(self) -> bool:

@@ -13,6 +13,7 @@ from updraft.model.states import State
 from updraft.scheduling.capacity import Capacity, Node
 from updraft.scheduling.queue import PoolQueue
 from updraft.scheduling.reasons import why_waiting
+from updraft.server.services.holdings import Holdings
 from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
 from updraft.wire import frames
 
@@ -30,6 +31,7 @@ class LiveJobs:
         self.by_attempt: dict[int, LiveJob] = {}
         self.runners: dict[str, LiveRunner] = {}
         self.pools: dict[str, Pool] = {}
+        self.holdings = Holdings()
         self._by_id: dict[str, LiveJob] = {}
         self._queues: dict[str, PoolQueue] = {}
         self._ends: dict[str, set[LiveJob]] = {}  # who reads or writes a pipe
@@ -105,6 +107,9 @@ class LiveJobs:
         nodes = list(self.nodes(job.pool))
         if not nodes:
             return f"pool {job.pool} has no runner yet"
+        limited = None if job.beside else self.holdings.why_waiting(job.party, job.need)
+        if limited is not None:
+            return limited
         ahead = self.queue(job.pool).ahead_of(job.place)
         free = [node.free for node in nodes if node.takes(job.owner)]
         return why_waiting(job.need, ahead, free, job.pool)
@@ -124,6 +129,7 @@ class LiveJobs:
             self._ends.setdefault(pipe, set()).add(job)
         if any(stage.attempt is not None for stage in self._stages_beside(job)):
             job.need = replace(job.need, cpus_milli=0)
+            job.beside = True
         self.wait(job)
 
     def wait(self, job: LiveJob) -> None:
@@ -135,11 +141,13 @@ class LiveJobs:
         job.attempt = attempt
         job.attempts = max(job.attempts, attempt.number)
         self.by_attempt[attempt.serial] = job
+        self.holdings.take(job.party, job.pool, attempt.holds)
         self.queue(job.pool).discard(job.place)
         for stage in self._stages_beside(job):
             if stage.waiting:
                 self.queue(stage.pool).discard(stage.place)
                 stage.need = replace(stage.need, cpus_milli=0)
+                stage.beside = True
                 self.wait(stage)
 
     def _stages_beside(self, job: LiveJob) -> list[LiveJob]:
@@ -156,7 +164,8 @@ class LiveJobs:
     def release(self, job: LiveJob, attempt: LiveAttempt) -> None:
         """An attempt is over: what it held is free."""
         job.attempt = None
-        self.by_attempt.pop(attempt.serial, None)
+        if self.by_attempt.pop(attempt.serial, None) is not None:
+            self.holdings.give_back(job.party, job.pool, attempt.holds)
         runner = self.runners.get(attempt.runner)
         if runner is not None:
             runner.free = runner.free.give_back(attempt.holds, attempt.gpus)

@@ -1,0 +1,93 @@
+"""How a machine without Updraft becomes a runner: a script, and the wheels that it installs.
+
+Both are public, for they hold nothing secret: the script tells how this server is recognised, and
+the wheels are what anyone can get elsewhere.  The token is neither in an address nor in the script.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from updraft import errors, settings
+from updraft.configuration.schema import SELF_SIGNED, Server
+from updraft.server.auth import certificates
+
+_WHEEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]{0,250}\.whl")
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+_NONE = "this server has no wheelhouse yet; its admin makes one: updraft admin wheelhouse"
+
+
+class Installing:
+    """What a server offers to machines that are to become its runners."""
+
+    def __init__(self, folders: settings.Folders, configured: Server) -> None:
+        self._folders = folders
+        self._configured = configured
+
+    def script(self, host: str) -> str:
+        """Return the script for a machine that reached the server as ``host`` (and port)."""
+        if not self.wheels():
+            return f"printf 'updraft: %s\\n' '{_NONE}' >&2\nexit 1\n"
+        pin, fingerprint = self._pinned()
+        text = resources.files("updraft.server").joinpath("join.sh").read_text()
+        for name, value in (
+            ("@URL@", self.url(host)),
+            ("@FINGERPRINT@", fingerprint),
+            ("@PIN@", pin),
+        ):
+            text = text.replace(name, value)
+        return text
+
+    def url(self, host: str = "") -> str:
+        """Return the server's address, as who asks knows it: by the host that they named."""
+        known = self._configured.url
+        if not _HOST.fullmatch(host):
+            return known
+        return f"{urlsplit(known).scheme or 'https'}://{host}"
+
+    def line(self, token: str) -> str:
+        """Return the line that makes a machine a runner; empty where no other machine reaches us.
+
+        The token is in no command's arguments, which every user of a machine can read.
+        """
+        url = self.url()
+        if not url:
+            return ""
+        pin, _ = self._pinned()
+        trust = f"--pinnedpubkey {pin} -k " if pin else ""
+        return f"curl {trust}-sSf {shlex.quote(url + '/join')} | UPDRAFT_JOIN_TOKEN={token} sh"
+
+    def wheels(self) -> list[str]:
+        """Return the names of the wheels that there are."""
+        try:
+            found = [
+                path.name for path in Path(self._folders.wheelhouse).iterdir() if path.is_file()
+            ]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in found if _WHEEL.fullmatch(name))
+
+    def index(self) -> str:
+        """Return a page with a link to each wheel, as pip's ``--find-links`` reads it."""
+        links = (
+            f'<a href="{html.escape(name)}">{html.escape(name)}</a><br>' for name in self.wheels()
+        )
+        return "<!DOCTYPE html>\n<title>wheels</title>\n" + "\n".join(links) + "\n"
+
+    def wheel(self, name: str) -> Path:
+        """Return a wheel's file.  Raises ``errors.NotFound``."""
+        if name not in self.wheels():
+            raise errors.NotFound(f"there is no wheel {name[:100]!r} here; see /wheels/")
+        return Path(self._folders.wheelhouse, name)
+
+    def _pinned(self) -> tuple[str, str]:
+        """Return the key and the certificate to trust; empty where an authority vouches for us."""
+        if self._configured.certificate != SELF_SIGNED:
+            return "", ""
+        certificate = certificates.self_signed_file(self._folders.state)
+        return certificates.key_pin(certificate), certificates.fingerprint(certificate)

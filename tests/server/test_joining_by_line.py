@@ -1,0 +1,189 @@
+"""A machine without Updraft becomes a runner with one line, and runs a job: all over real TLS."""
+
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.cli.calling import Said, ask, call, updraft
+from tests.waiting import until
+from updraft.testing.instance import Instance, instance
+
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+ONE_MINUTE = 60.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Instance, int]]:
+    """A server of a team on loopback, with a certificate of its own."""
+    port = free_port()
+    with instance(tmp_path / "server") as own:
+        words = own.command("updraft", "serve", "--listen", f"127.0.0.1:{port}", "--self-signed")
+        with subprocess.Popen(words, env=own.environment, stderr=subprocess.DEVNULL) as process:
+            try:
+                until(lambda: can_connect(port), "the server to listen", 30)
+                yield own, port
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
+def can_connect(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def shell(line: str, home: Path) -> Said:
+    """Run a line as on a machine that has no Updraft."""
+    environment = {
+        "PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(home),
+        "UPDRAFT_HOME": str(home / "updraft"),
+        "UPDRAFT_VENV": str(home / "venv"),
+    }
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=ONE_MINUTE * 2, check=False, start_new_session=True,
+    )  # fmt: skip
+    return Said(done.stdout, done.stderr, done.returncode)
+
+
+def test_a_line_makes_a_machine_a_runner_that_runs_jobs(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, _ = server
+    machine = os.uname().machine
+    built = call(
+        own, "updraft", "admin", "wheelhouse", "--python", THIS_PYTHON, "--machine", machine
+    )
+    if built.code:
+        pytest.skip(f"wheels cannot be had here: {built.err}")
+    updraft(own, "pool", "create", "gpu")
+    made = updraft(own, "runner", "token", "gpu", "--line", "--uses", "1")
+    assert (made.err, made.code) == ("", 0)
+    line = made.out.rstrip("\n")
+    assert re.fullmatch(
+        r"curl --pinnedpubkey sha256//\S{44} -k -sSf https://\S+/join \| "
+        r"UPDRAFT_JOIN_TOKEN=\S+ sh",
+        line,
+    )
+    home = tmp_path / "machine"
+    began = time.monotonic()
+    said = shell(line + " -s -- --name node7", home)
+    took = time.monotonic() - began
+    try:
+        assert said == Said("", "updraft: this machine is runner node7 of pool gpu\n", 0)
+        until(lambda: ask(own, "runner", "show", "node7")["state"] == "ready", "the runner", 30)
+        assert took < ONE_MINUTE
+        ran = call(own, "urun", "-P", "gpu", "sh", "-c", "echo $UPDRAFT_JOB_ID >&2; echo there")
+        assert (ran.out, ran.code) == ("there\n", 0)
+        assert updraft(own, "runner", "remove", "node7").code == 0
+    finally:
+        joined = Instance(home / "updraft", home / "venv" / "bin")
+        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "the runner's end", 30)
+        until(lambda: not joined.processes(), "the runner's processes to be gone", 30)
+
+
+def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    updraft(own, "pool", "create", "gpu")
+    token = updraft(own, "runner", "token", "gpu").out
+    joined = Instance(tmp_path / "runner")
+    none = updraft(joined, "runner", "run")
+    assert none.error == "updraft: no runner has joined from here; let one: updraft runner join URL"
+    words = ("runner", "join", f"https://127.0.0.1:{port}", "--name", "node7", "--fingerprint")
+    certificate = (own.state / "server.crt").read_text()
+    pin = "sha256:" + sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+    said = call(joined, "updraft", *words, pin, data=token.encode())
+    assert said.error == "updraft: this machine is runner node7 of pool gpu"
+
+    def state() -> str:
+        found: str = ask(own, "runner", "show", "node7")["state"]
+        return found
+
+    try:
+        until(lambda: state() == "ready", "the runner in the background", 30)
+        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "its end", 30)
+        until(lambda: state() == "away", "the server to notice", 30)
+        (folder,) = (path.parent for path in joined.state.glob("runners/*/joined.json"))
+        command = joined.command("updraft", "runner", "run", "--folder", str(folder))
+        with subprocess.Popen(command, env=joined.environment) as process:
+            until(lambda: state() == "ready", "the runner in the foreground", 30)
+            assert process.poll() is None
+            process.terminate()
+            process.wait(30)
+    finally:
+        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "its end", 30)
+        until(lambda: not joined.processes(), "its processes to be gone", 30)
+
+
+def test_what_is_served_is_public_and_only_what_is_in_the_wheelhouse(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    url = f"https://127.0.0.1:{port}"
+
+    def get(path: str) -> tuple[str, str]:
+        done = shell(
+            f"curl -k -s --path-as-is -w '\\n%{{http_code}}' '{url}{path}'", tmp_path / "m"
+        )
+        body, _, code = done.out.rpartition("\n")
+        return code, body
+
+    said = shell(f"curl -k -sSf {url}/join | sh", tmp_path / "m")
+    assert (said.error, said.code) == (
+        "updraft: this server has no wheelhouse yet; its admin makes one: updraft admin wheelhouse",
+        1,
+    )
+    house = own.state / "wheelhouse"
+    house.mkdir()
+    (house / "some_thing-1.0-py3-none-any.whl").write_bytes(b"a wheel")
+    (house / "secret.txt").write_text("no wheel")
+    (house / "link.whl").mkdir()
+    assert get("/wheels/some_thing-1.0-py3-none-any.whl") == ("200", "a wheel")
+    code, index = get("/wheels/")
+    assert (code, index.count("<a href"), "secret" in index) == ("200", 1, False)
+    for path in ("secret.txt", "link.whl", "nosuch.whl", "%2e%2e%2fupdraft.db"):
+        assert get(f"/wheels/{path}")[0] in ("401", "404"), path
+    assert get("/wheels/../updraft.db")[0] in ("401", "404")
+    code, script = get("/join")
+    assert (code, f"url='{url}'" in script) == ("200", True)
+    assert re.search(r"^fingerprint='sha256:[0-9a-f]{64}'$", script, re.MULTILINE)
+    assert re.search(r"^pin='sha256//\S{44}'$", script, re.MULTILINE)
+    # A host that is none is not put into a script.
+    told = shell(f'curl -k -s -H "Host: x\'; rm -rf /" {url}/join', tmp_path / "m").out
+    assert "rm -rf /'" not in told
+
+
+def test_without_a_token_nothing_is_installed(server: tuple[Instance, int], tmp_path: Path) -> None:
+    own, port = server
+    house = own.state / "wheelhouse"
+    house.mkdir()
+    (house / "some_thing-1.0-py3-none-any.whl").write_bytes(b"a wheel")
+    said = shell(f"curl -k -sSf https://127.0.0.1:{port}/join | sh", tmp_path / "m")
+    assert (said.error, said.code) == (
+        "updraft: a join token is needed, in UPDRAFT_JOIN_TOKEN; make one: updraft runner token "
+        "POOL",
+        1,
+    )
+    assert not (tmp_path / "m" / "venv").exists()
