@@ -19,6 +19,8 @@ from updraft.server.services.accounts import NewUser
 from updraft.server.services.sign_in import NewToken
 from updraft.store import access as queries
 
+pytestmark = pytest.mark.usefixtures("either_database")
+
 ADMIN = Principal("uid:4000000", server_admin=True)
 
 BODIES: dict[str, dict[str, Any]] = {

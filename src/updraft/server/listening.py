@@ -30,7 +30,7 @@ async def listen(
     listeners: list[asyncio.AbstractServer] = []
     if configured.listen is not None:
         host, port = configured.listen
-        context = _tls(folders, configured, host)
+        context = tls_context(folders, configured, host)
         try:
             listener = await loop.create_server(
                 lambda: Door(doors, tcp=True),
@@ -52,7 +52,9 @@ async def listen(
     return listeners
 
 
-def _tls(folders: settings.Folders, configured: Configured, host: str) -> ssl.SSLContext | None:
+def tls_context(
+    folders: settings.Folders, configured: Configured, host: str
+) -> ssl.SSLContext | None:
     """Return how to serve TLS; None where only this machine listens, in the clear."""
     if not configured.certificate:
         return None
