@@ -156,22 +156,33 @@ def team(tmp_path: Path) -> Iterator[Team]:
             made.close()
 
 
+def call(own: Instance, *command: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command, again while it finds no server to begin with: nothing is promised by then.
+
+    Who has reached a server once comes again by itself, and is not helped here.
+    """
+    until_seconds = time.monotonic() + 60
+    while True:
+        done = own.run(*command, timeout=150)
+        refused = done.returncode == 125 and b"cannot reach" in done.stderr
+        if not refused or time.monotonic() > until_seconds:
+            return done
+
+
 def one(team: Team, folder: Path, number: int, *, attached: bool) -> str:
     """Run a job; return what is wrong with what its client saw."""
     own, program = team.client, (sys.executable, "-S", str(PROGRAM), str(folder), str(number))
     if attached:
-        ran = own.run("urun", "-q", "-I", *program, timeout=150)
+        ran = call(own, "urun", "-q", "-I", *program)
         code, out, err = ran.returncode, ran.stdout, ran.stderr
     else:
-        ran = own.run("ubatch", *program, timeout=150)
+        ran = call(own, "ubatch", *program)
         if ran.returncode != 0:
             return f"job {number} was not taken: {ran.stderr!r}"
         job = ran.stdout.decode().strip()
-        code = own.run("updraft", "job", "wait", job, timeout=150).returncode
-        out = own.run("updraft", "logs", job, "--stdout", timeout=150).stdout
-        err = own.run("updraft", "logs", job, "--stderr", timeout=150).stdout
-        if not err:
-            err = own.run("updraft", "logs", job, "--stderr", timeout=150).stderr
+        code = call(own, "updraft", "job", "wait", job).returncode
+        out = call(own, "updraft", "logs", job, "--stdout").stdout
+        err = call(own, "updraft", "logs", job, "--stderr").stderr
     about = f"job {number} ({'attached' if attached else 'left'})"
     if code != exit_code_of(number):
         return f"{about} ended with {code}: {err[-300:]!r}"

@@ -184,7 +184,7 @@ class Database:
 
     def _transact_shared(self, group: list[_Write]) -> list[Any]:
         """Commit a group once, however often the connection is lost meanwhile."""
-        tries = 0
+        tries, away = 0, False
         while True:
             mark = None if self.leadership is None else _Mark(self.leadership)
             results: list[Any] = []
@@ -198,7 +198,9 @@ class Database:
                 elif not postgresql.is_gone(error):
                     raise
                 else:
-                    log.warning("the database went away, or is not there; waiting for it")
+                    if not away:
+                        log.warning("the database went away, or is not there; waiting for it")
+                    away = True
                     self._disconnect()
                     if self._was_committed(mark, len(results)):
                         return results

@@ -120,7 +120,7 @@ def restore(folders: Folders, database: str, file: Path, *, force: bool = False)
             _prepare_sqlite(folder / _SQLITE)
         # The database last: until then nothing knows of the rest.
         if (folder / _KEYS).exists():
-            (folder / _KEYS).replace(folders.keys)
+            _move(folder / _KEYS, Path(folders.keys))
         if (folder / _LOGS).exists():
             shutil.copytree(folder / _LOGS, folders.logs, dirs_exist_ok=True)
         if database:
