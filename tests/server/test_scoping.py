@@ -19,8 +19,6 @@ from updraft.server.services.accounts import NewUser
 from updraft.server.services.sign_in import NewToken
 from updraft.store import access as queries
 
-pytestmark = pytest.mark.usefixtures("either_database")
-
 ADMIN = Principal("uid:4000000", server_admin=True)
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -176,6 +174,7 @@ def test_no_route_answers_without_good_credentials_and_all_refuse_alike(
     with_api(tmp_path, check)
 
 
+@pytest.mark.usefixtures("either_database")
 def test_another_project_gets_nothing_of_this_one_by_any_route(tmp_path: Path) -> None:
     async def check(made: Api) -> None:
         world = await build(made)
