@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests import postgresql
 from tests.network import unavailable
 from updraft.testing.instance import Instance, instance
 
@@ -48,6 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if networked and (reason := unavailable()):
         for item in networked:
             item.add_marker(pytest.mark.skip(reason=reason))
+    if postgresql.programs() is None:
+        for item in items:
+            if "postgresql" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="PostgreSQL is not installed"))
     if os.geteuid() == 0:
         return
     for item in items:
@@ -69,3 +74,18 @@ def updraft_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]
         started = made.run("urun", "-q", "true")
         assert started.returncode == 0, started.stderr
         yield made
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[postgresql.Cluster]:
+    """A PostgreSQL for the session; mark what uses it with ``postgresql``."""
+    with postgresql.cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def postgresql_url(cluster: postgresql.Cluster) -> Iterator[str]:
+    """The URL of an empty database."""
+    name = cluster.make_database()
+    yield cluster.url(name)
+    cluster.drop_database(name)

@@ -43,11 +43,15 @@ class Folders:
         self.server_lock = os.path.join(state, "server.lock")
         self.server_log = os.path.join(state, "server.log")
         self.database = os.path.join(state, "updraft.db")
-        self.keys = os.path.join(state, "environment.keys")
-        self.logs = os.path.join(state, "logs")
         self.wheelhouse = os.path.join(state, "wheelhouse")
         self.runner = os.path.join(state, "runner")
         self.stopped = os.path.join(state, "stopped")
+        self.keep_data_in(state)
+
+    def keep_data_in(self, folder: str) -> None:
+        """Have what a server keeps beside its database in ``folder``, which another may share."""
+        self.keys = os.path.join(folder, "environment.keys")
+        self.logs = os.path.join(folder, "logs")
 
     def paths(self) -> dict[str, str]:
         """Return what a person may look for, by name."""

@@ -32,6 +32,15 @@ from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database
 
+
+def sqlite_in(folder: Path) -> str:
+    """Return the URL of a database in a folder."""
+    return f"sqlite:///{folder / 'updraft.db'}"
+
+
+database_url: Callable[[Path], str] = sqlite_in
+"""Where `api` has its database; the fixture `either_database` says it for a test."""
+
 ME = Principal("uid:4000000")  # nobody who may run the tests
 
 
@@ -110,7 +119,7 @@ async def api(
     folder: Path, sessions: SessionLimits | None = None, oidc: OidcSettings | None = None
 ) -> AsyncIterator[Api]:
     """Return an application whose jobs wait, for its runner is away."""
-    database = Database(f"sqlite:///{folder / 'updraft.db'}")
+    database = Database(database_url(folder))
     schema.upgrade(database.engine)
     keys = EnvironmentKeys(str(folder / "keys"), await database.read(queries.used_key_slots))
     execution = Execution(database, keys, Relay(), str(folder / "logs"))

@@ -15,6 +15,8 @@ from updraft.store import jobs as queries
 from updraft.wire import schemas
 from updraft.wire.packing import unpack_dict
 
+pytestmark = pytest.mark.usefixtures("either_database")
+
 OWNER = Principal(f"uid:{os.geteuid()}", server_admin=True)
 
 

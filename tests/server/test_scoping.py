@@ -180,6 +180,7 @@ def test_no_route_answers_without_good_credentials_and_all_refuse_alike(
     with_api(tmp_path, check)
 
 
+@pytest.mark.usefixtures("either_database")
 def test_another_project_gets_nothing_of_this_one_by_any_route(tmp_path: Path) -> None:
     async def check(made: Api) -> None:
         world = await build(made)

@@ -62,7 +62,14 @@ class Server:
             _tell_ready(ready_fd)
             return
         configuration = self._prepare()
-        parts = await build(self._folders, configuration)
+        leadership = None
+        if configuration.server.database:
+            from updraft.server.standby import lead  # noqa: PLC0415 - only of a shared database
+
+            leadership = await lead(self._folders, configuration.server)
+            if leadership is None:
+                return  # told to stop while it stood by
+        parts = await build(self._folders, configuration, leadership)
         http = HttpApi(parts)
         doors = make_doors(parts, http, configuration)
         listeners = await listen(doors, self._folders, configuration.server)
@@ -107,6 +114,8 @@ class Server:
             "leases": leases.watch(),
             "lag": watch_lag(operations.measures, beats),
         }
+        if parts.database.leadership is not None:
+            loops["leadership"] = parts.database.leadership.watch()
         if configured.local_pool:
             loops["runner"] = _keep_runner(parts.instance, parts.execution, self._folders)
         if configuration.backup.folder:
@@ -126,6 +135,7 @@ class Server:
         logs.configure(configuration.server.log_format, configuration.server.log_level)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._folders.stopped)
+        self._folders.keep_data_in(configuration.server.data)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
         return configuration
 

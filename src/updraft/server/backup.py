@@ -20,7 +20,9 @@ def main(arguments: list[str]) -> int:
     what, file, *flags = arguments
     folders = settings.folders()
     try:
-        database = configuration.load(folders).server.database
+        server = configuration.load(folders).server
+        database = server.database
+        folders.keep_data_in(server.data)
         if what == "make":
             made = backups.make(
                 folders, database, Path(file), logs="--logs" in flags, keys="--keys" in flags

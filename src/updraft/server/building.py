@@ -29,15 +29,26 @@ from updraft.server.services.sign_in import SessionLimits
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database, sqlite_url
+from updraft.store.leadership import Leadership
 
 _FENCE = 2 / 3
 """The part of the time between suspect and lost that fenced tasks have for their end."""
 
 
-async def build(folders: settings.Folders, configuration: Configuration) -> Parts:
-    """Return the parts, with all that earlier servers left loaded."""
-    database = Database(sqlite_url(folders.database))
-    await asyncio.to_thread(schema.upgrade, database.engine)
+async def build(
+    folders: settings.Folders, configuration: Configuration, leadership: Leadership | None
+) -> Parts:
+    """Return the parts, with all that earlier servers left loaded.
+
+    ``leadership``: of a shared database, which is then the one that is used.
+    """
+    if leadership is None:
+        database = Database(sqlite_url(folders.database))
+        await asyncio.to_thread(schema.upgrade, database.engine)
+    else:
+        database = Database(configuration.server.database, leadership)
+        await asyncio.to_thread(schema.upgrade, database.engine)
+        await asyncio.to_thread(leadership.begin, database.engine)
     used = await database.read(queries.used_key_slots)
     keys = EnvironmentKeys(folders.keys, used)
     execution = Execution(database, keys, Relay(), folders.logs)
@@ -94,6 +105,8 @@ async def take_down(parts: Parts) -> None:
     await asyncio.to_thread(parts.operations.traces.close)
     await parts.database.close()
     parts.keys.close()
+    if parts.database.leadership is not None:
+        await asyncio.to_thread(parts.database.leadership.release)
 
 
 def _sessions(configuration: Configuration) -> SessionLimits:

@@ -39,7 +39,7 @@ async def listen(doors: Doors, folders: settings.Folders, configured: Configured
     listeners: list[Listener] = []
     if configured.listen is not None:
         host, port = configured.listen
-        context = _tls(folders, configured, host)
+        context = tls_context(folders, configured, host)
         try:
             tcp = TcpListener(doors, await _bind(host, port), context)
         except OSError as error:
@@ -131,7 +131,9 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _tls(folders: settings.Folders, configured: Configured, host: str) -> ssl.SSLContext | None:
+def tls_context(
+    folders: settings.Folders, configured: Configured, host: str
+) -> ssl.SSLContext | None:
     """Return how to serve TLS; None where only this machine listens, in the clear."""
     if not configured.certificate:
         return None

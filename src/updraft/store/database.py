@@ -5,29 +5,42 @@ takes all that has been queued while the last flush ran, and commits it together
 function over a connection; if one fails, the others are run again without it.
 
 Reads run on a small pool of threads with connections of their own and see the last commit.
+
+PostgreSQL may go away and come back.  Reads and writes wait for it.  A group whose commit was under
+way then is looked up (``store.leadership``): it is answered if it is there, else run again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from updraft import errors
+from updraft.store import postgresql
+from updraft.store.leadership import Deposed, Leadership
+
+log = logging.getLogger("updraft.database")
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 _MAX_GROUP = 256
 _READERS = 2
+_RETRY_SECONDS = 0.2
+_TRIES = 3
+_CLOSING_SECONDS = 10.0
+"""How long a database that is away is waited for when the server ends."""
 
 
 @dataclass(slots=True)
@@ -36,16 +49,31 @@ class _Write:
     done: asyncio.Future[Any]
 
 
-class Database:
-    """The database at ``url`` (SQLAlchemy's form).  Use it from one event loop."""
+@dataclass(slots=True)
+class _Mark:
+    """By which a group is found again."""
 
-    def __init__(self, url: str | URL) -> None:
+    leadership: Leadership
+    number: int = 0
+
+
+class Database:
+    """The database at ``url`` (SQLAlchemy's form).  Use it from one event loop.
+
+    ``leadership``: what a server of a shared database writes under.
+    """
+
+    def __init__(self, url: str | URL, leadership: Leadership | None = None) -> None:
         self.engine = _make_engine(url)
+        self.leadership = leadership
+        self._shared = postgresql.is_postgresql(url)
         self._loop = asyncio.get_running_loop()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._writer = threading.Thread(target=self._write_all, name="committer", daemon=True)
+        self._connection: Connection | None = None
         self._closed = False
+        self._gave_up = threading.Event()
         self.commits = 0
         self.writes = 0
         self._writer.start()
@@ -63,26 +91,45 @@ class Database:
         return await done
 
     async def read(self, work: Work[T]) -> T:
-        """Run ``work``, which only reads, and return its result."""
+        """Run ``work``, which only reads and may run more than once, and return its result."""
 
         def run() -> T:
             with self.engine.connect() as connection:
                 return work(connection)
 
-        return await self._loop.run_in_executor(self._readers, run)
+        run_shared = run if not self._shared else lambda: self._read_shared(work)
+        return await self._loop.run_in_executor(self._readers, run_shared)
+
+    def _read_shared(self, work: Work[T]) -> T:
+        while True:
+            try:
+                with self.engine.connect() as connection:
+                    # Several statements of one read see one state.
+                    connection.execution_options(
+                        isolation_level="REPEATABLE READ", postgresql_readonly=True
+                    )
+                    return work(connection)
+            except Exception as error:
+                if self._closed or not postgresql.is_gone(error):
+                    known = postgresql.translated(error)
+                    if known is error:
+                        raise
+                    raise known from error
+            self._gave_up.wait(_RETRY_SECONDS)
 
     async def close(self) -> None:
         """Finish the writes that are queued, and close."""
         self._closed = True
         self._writes.put(None)
+        giving_up = asyncio.get_running_loop().call_later(_CLOSING_SECONDS, self._gave_up.set)
         await asyncio.to_thread(self._writer.join)
-        self._readers.shutdown()
+        giving_up.cancel()
+        await asyncio.to_thread(self._readers.shutdown)
         self.engine.dispose()
 
     # -- the writer thread
 
     def _write_all(self) -> None:
-        connection: Connection | None = None
         closing = False
         while not closing:
             group: list[_Write] = []
@@ -95,31 +142,100 @@ class Database:
                 if len(group) >= _MAX_GROUP or self._writes.empty():
                     break
                 write = self._writes.get()
-            if not group:
-                continue
-            try:
-                connection = connection or self.engine.connect()
-            except Exception as error:  # noqa: BLE001 - handed to those who wait for it
-                self._answer([(write, None, _translated(error)) for write in group])
-            else:
-                self._commit(connection, group)
-        if connection is not None:
-            connection.close()
+            if group:
+                self._commit(group)
+        self._disconnect()
 
-    def _commit(self, connection: Connection, group: list[_Write]) -> None:
+    def _commit(self, group: list[_Write]) -> None:
         try:
-            with connection.begin():
-                results: list[Any] = [write.work(connection) for write in group]
+            if self._shared:
+                results = self._transact_shared(group)
+            else:
+                results = self._transact(group, None, [])
         except Exception as error:  # noqa: BLE001 - handed to whoever waits for it
             if len(group) > 1:
                 for write in group:
-                    self._commit(connection, [write])
+                    self._commit([write])
                 return
             self._answer([(group[0], None, _translated(error))])
             return
         self.commits += 1
         self.writes += len(group)
         self._answer([(w, result, None) for w, result in zip(group, results, strict=True)])
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self.engine.connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _transact(self, group: list[_Write], mark: _Mark | None, results: list[Any]) -> list[Any]:
+        """Run a group and commit it; ``results`` is filled before the commit, and returned."""
+        connection = self._connected()
+        with connection.begin():
+            if mark is not None:
+                mark.number = mark.leadership.mark(connection)
+            results += [write.work(connection) for write in group]
+        return results
+
+    def _transact_shared(self, group: list[_Write]) -> list[Any]:
+        """Commit a group once, however often the connection is lost meanwhile."""
+        tries, away = 0, False
+        while True:
+            mark = None if self.leadership is None else _Mark(self.leadership)
+            results: list[Any] = []
+            try:
+                return self._transact(group, mark, results)
+            except Deposed as error:
+                raise self._lost_leadership() from error
+            except Exception as error:
+                if postgresql.is_passing(error) and (tries := tries + 1) < _TRIES:
+                    log.warning("a write did not get through; trying again")
+                elif not postgresql.is_gone(error):
+                    raise
+                else:
+                    if not away:
+                        log.warning("the database went away, or is not there; waiting for it")
+                    away = True
+                    self._disconnect()
+                    if self._was_committed(mark, len(results)):
+                        return results
+            if self._gave_up.wait(_RETRY_SECONDS):
+                raise errors.Unavailable("the server is stopping without its database; try again")
+
+    def _was_committed(self, mark: _Mark | None, ran: int) -> bool:
+        """Whether a group is stored whose connection was lost; waits until that can be told."""
+        if not ran:
+            return False  # the commit was not asked for
+        if mark is None:
+            raise errors.Unavailable(
+                "the database went away during a commit; whether it was done is not known"
+            )
+        while True:
+            try:
+                connection = self._connected()
+                with connection.begin():
+                    return mark.leadership.is_committed(connection, mark.number)
+            except Deposed as error:
+                raise self._lost_leadership() from error
+            except Exception as error:
+                if not (postgresql.is_gone(error) or postgresql.is_passing(error)):
+                    raise
+                self._disconnect()
+            if self._gave_up.wait(_RETRY_SECONDS):
+                raise errors.Unavailable(
+                    "the server is stopping without its database; whether this was stored is not "
+                    "known"
+                )
+
+    def _lost_leadership(self) -> errors.Unavailable:
+        if self.leadership is not None:
+            self.leadership.lost()
+        return errors.Unavailable("another server has taken over; try again")
 
     def _answer(self, answers: list[tuple[_Write, Any, Exception | None]]) -> None:
         def deliver() -> None:
@@ -137,6 +253,8 @@ class Database:
 
 def unusable(engine: Engine, error: DBAPIError) -> errors.Unavailable:
     """Return the error that says why a database cannot be opened."""
+    if postgresql.is_postgresql(engine.url):
+        return postgresql.unusable(engine, error)
     known = _translated(error)
     if isinstance(known, errors.DiskFull):
         return known
@@ -148,7 +266,11 @@ _FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE")
 
 
 def _translated(error: Exception) -> Exception:
-    code = getattr(error.orig, "sqlite_errorname", "") if isinstance(error, DBAPIError) else ""
+    if not isinstance(error, DBAPIError):
+        return error
+    if not isinstance(error.orig, sqlite3.Error):
+        return postgresql.translated(error)
+    code = getattr(error.orig, "sqlite_errorname", "")
     if code in _FULL:
         return errors.DiskFull("the disk of the state folder is full; free some space")
     return error
@@ -160,8 +282,8 @@ def sqlite_url(path: str) -> URL:
 
 
 def _make_engine(url: str | URL) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=_READERS + 2)
+    if postgresql.is_postgresql(url):
+        return postgresql.make_engine(url, _READERS + 2)
     engine = create_engine(
         url,
         poolclass=QueuePool,

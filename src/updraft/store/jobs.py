@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Row,
@@ -217,6 +218,8 @@ def find_jobs(
 
 def find_job(connection: Connection, who: Principal, job_id: str) -> Sequence[RowMapping]:
     """Return the project's job with this id, else up to two whose ids begin with it."""
+    if "\0" in job_id:
+        return []  # PostgreSQL takes no such text
     theirs = select(*_SHOWN).where(jobs.c.project == who.project)
     exact = connection.execute(theirs.where(jobs.c.id == job_id)).mappings().all()
     if exact or not job_id:
@@ -279,7 +282,10 @@ def events_of(
     return connection.execute(statement).mappings().all()
 
 
-STORED_BYTES = func.coalesce(func.sum(attempts.c.stdout_bytes + attempts.c.stderr_bytes), 0)
+# PostgreSQL's sum of BIGINT is a NUMERIC.
+STORED_BYTES = func.coalesce(
+    func.sum(attempts.c.stdout_bytes + attempts.c.stderr_bytes).cast(BigInteger), 0
+)
 
 
 def ended_with_output(

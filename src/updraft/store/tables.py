@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -29,11 +30,17 @@ metadata = MetaData(
 # SQLite gives an autoincrementing key to INTEGER only.
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 
+
+def _bytewise(kind: Text | String) -> TypeEngine[str]:
+    """Return a text that is compared by its bytes, as SQLite does, in whatever language."""
+    return kind.with_variant(type(kind)(kind.length, collation="C"), "postgresql")
+
+
 jobs = Table(
     "jobs",
     metadata,
     Column("serial", _Serial, primary_key=True),
-    Column("id", String(16), nullable=False, unique=True),
+    Column("id", _bytewise(String(16)), nullable=False, unique=True),
     Column("owner", Text, nullable=False),
     Column("project", Text, nullable=False),
     Column("jurisdiction", Text, nullable=False),
@@ -111,7 +118,7 @@ events = Table(
 pools = Table(
     "pools",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", _bytewise(String(64)), primary_key=True),
     Column("settings", Text, nullable=False),  # JSON object: model.pool's fields
     Column("draining", Boolean, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
@@ -120,7 +127,7 @@ pools = Table(
 runners = Table(
     "runners",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", _bytewise(String(64)), primary_key=True),
     Column("pool", String(64), nullable=False),
     Column("credential", String(16), nullable=False, unique=True),
     Column("digest", LargeBinary, nullable=False),  # of its token's secret
@@ -160,7 +167,9 @@ users = Table(
     "users",
     metadata,
     Column("serial", _Serial, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),  # never another person's: jobs refer to it
+    Column(
+        "name", _bytewise(Text()), nullable=False, unique=True
+    ),  # never another person's: jobs refer to it
     Column("display", Text, nullable=False),
     Column("email", Text, nullable=False),
     Column("password_hash", Text),
@@ -195,7 +204,7 @@ projects = Table(
     "projects",
     metadata,
     Column("serial", _Serial, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
+    Column("name", _bytewise(Text()), nullable=False, unique=True),
     Column("created_ns", BigInteger, nullable=False),
     Column("archived_ns", BigInteger),
     *_limits(),
@@ -228,4 +237,12 @@ notification_cursors = Table(
     metadata,
     Column("receiver", Text, primary_key=True),
     Column("event_serial", BigInteger, nullable=False),  # told up to here
+)
+
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),  # there is one row
+    Column("epoch", BigInteger, nullable=False),  # which server may write
+    Column("groups", BigInteger, nullable=False),  # of writes that it has committed
 )

@@ -120,7 +120,7 @@ def restore(folders: Folders, database: str, file: Path, *, force: bool = False)
             _prepare_sqlite(folder / _SQLITE)
         # The database last: until then nothing knows of the rest.
         if (folder / _KEYS).exists():
-            (folder / _KEYS).replace(folders.keys)
+            _move(folder / _KEYS, Path(folders.keys))
         if (folder / _LOGS).exists():
             shutil.copytree(folder / _LOGS, folders.logs, dirs_exist_ok=True)
         if database:
@@ -411,6 +411,17 @@ def _digest(path: Path) -> str:
         while block := file.read(_BLOCK):
             found.update(block)
     return found.hexdigest()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put a file in another's place at once, also where that is on another disk."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    with source.open("rb") as file, _private(beside) as out:
+        shutil.copyfileobj(file, out, _BLOCK)
+        out.flush()
+        os.fsync(out.fileno())
+    beside.replace(target)
+    _flush_folder(target.parent)
 
 
 def _flush_folder(folder: Path) -> None:
