@@ -11,6 +11,9 @@ import time
 from updraft import bootstrap_client, errors, settings
 from updraft.sdk.targets import read_target
 
+_FIRST_SECONDS = 12.0
+"""How long a server may be away when it is first called: another takes its place in ten."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
@@ -89,13 +92,20 @@ class RemoteWay:
         self.target = target
 
     def connect(self) -> socket.socket:
-        try:
-            return self._dial()
-        except OSError as error:
-            raise errors.Unavailable(
-                f"cannot reach {self.target.url} ({error.strerror or error}); is it up, and is "
-                "this the right server? see: updraft profile list"
-            ) from error
+        until = time.monotonic() + _FIRST_SECONDS
+        pause = 0.05
+        while True:
+            try:
+                return self._dial()
+            except OSError as error:
+                # It may be being restarted, or another is taking its place.
+                if time.monotonic() + pause > until:
+                    raise errors.Unavailable(
+                        f"cannot reach {self.target.url} ({error.strerror or error}); is it up, "
+                        "and is this the right server? see: updraft profile list"
+                    ) from error
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)
 
     def reconnect(self, waited_seconds: float) -> socket.socket:
         # A thousand clients of one server that came back do not all ask at once.

@@ -14,6 +14,7 @@ from updraft.configuration.schema import SELF_SIGNED
 from updraft.configuration.schema import Server as Configured
 from updraft.server.api.door import Door, Doors, Guest
 from updraft.server.auth import certificates
+from updraft.wire import tls
 from updraft.wire.sockets import listen_unix
 
 log = logging.getLogger("updraft.server")
@@ -98,6 +99,7 @@ class TcpListener:
         try:
             with contextlib.suppress(OSError, ssl.SSLError):
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                tls.notice_silence(peer)
                 await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: Door(self._doors, guest),
                     peer,

@@ -80,6 +80,12 @@ class FrameConnection(asyncio.Protocol):
         self.transport = None
         self.handler.closed()
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a network lies between: the peer has an address."""
+        peer = None if self.transport is None else self.transport.get_extra_info("peername")
+        return isinstance(peer, tuple)
+
     # -- sending
 
     def send(self, data: bytes) -> None:

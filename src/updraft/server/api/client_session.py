@@ -36,11 +36,13 @@ class ClientSession(ClientStreams):
         self._admission = admission
         self._principal = principal
         self._job: LiveJob | None = None
+        self._remote = False
 
     # -- door.Session
 
     def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
         self.connection = connection
+        self._remote = connection.is_remote
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         if kind in STREAM_KINDS:
@@ -144,6 +146,10 @@ class ClientSession(ClientStreams):
             self.connection.close()
 
     # -- live.Client
+
+    @property
+    def remote(self) -> bool:
+        return self._remote
 
     def accepted(self, job: LiveJob) -> None:
         self._job = job

@@ -13,6 +13,9 @@ from updraft.wire import frames
 SERVER_RESTART_WINDOW_SECONDS = 30.0
 """How long an attached job waits for its client after the server was restarted."""
 
+REMOTE_WINDOW_SECONDS = 10.0
+"""… and after a connection over a network broke: a client that lives dials again at once."""
+
 
 class Attendance:
     """The clients of attached jobs.  ``give_up`` cancels a job that waits for nobody."""
@@ -37,7 +40,8 @@ class Attendance:
             return
         job.client = None
         if job.attached and not job.detached:
-            self._expect(job, job.keep_alive_ms / 1000)
+            window = REMOTE_WINDOW_SECONDS if client.remote else 0.0
+            self._expect(job, max(window, job.keep_alive_ms / 1000))
 
     def left(self, job: LiveJob, client: Client) -> None:
         """The job's client left on purpose: it goes on without one."""

@@ -17,6 +17,10 @@ from updraft.server.relay.relay import Link
 class Client(Protocol):
     """A client that is attached to a job."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether a network lies between, which may break when the client does not."""
+
     def accepted(self, job: LiveJob) -> None:
         """The submission is durable."""
 
