@@ -36,6 +36,7 @@ def test_the_public_list_is_short_and_every_part_of_it_is_meant(tmp_path: Path) 
     assert {path for _, path in PUBLIC} == {
         "/healthz", "/readyz", "/api/v1/runners/join", "/api/v1/sign-in", "/api/v1/device",
         "/api/v1/device/token", "/login", "/login/oidc", "/login/oidc/callback",
+        "/join", "/wheels/", "/wheels/{wheel}",
     }  # fmt: skip
 
     async def check(made: Api) -> None:
@@ -45,7 +46,10 @@ def test_the_public_list_is_short_and_every_part_of_it_is_meant(tmp_path: Path) 
             assert answer.status_code != 401 or path.startswith("/login"), path
             assert answer.status_code < 500, path
         # Another method, or a path beside it, is none of them.
-        for method, path in (("DELETE", "/login"), ("GET", "/login/"), ("GET", "/api/v1/device")):
+        for method, path in (
+            ("DELETE", "/login"), ("GET", "/login/"), ("GET", "/api/v1/device"),
+            ("PUT", "/wheels/"), ("GET", "/wheels/a/b"), ("GET", "/joins"),
+        ):  # fmt: skip
             async with made.browser() as browser:
                 assert (await browser.request(method, path)).status_code == 401
 

@@ -81,6 +81,7 @@ class World:
                 token=self.token,
                 runner="local",
                 pool="local",
+                wheel="a-1.0-py3-none-any.whl",
             )
             found += [
                 (f"{method} {short}", method, full)

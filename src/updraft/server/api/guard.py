@@ -38,7 +38,7 @@ PUBLIC = frozenset(
         # what a machine needs to become a runner: a script and wheels, without a secret
         ("GET", "/join"),
         ("GET", "/wheels/"),
-        ("GET", "/wheels/{name}"),
+        ("GET", "/wheels/{wheel}"),
         # these have credentials of their own: a join token, a password, a device's code
         ("POST", "/api/v1/runners/join"),
         ("POST", "/api/v1/sign-in"),
@@ -73,7 +73,7 @@ PROJECT_HEADER = b"updraft-project"
 def is_public(method: str, path: str) -> bool:
     """Whether a request needs no credentials."""
     if path.startswith(_WHEELS) and "/" not in path.removeprefix(_WHEELS):
-        path = _WHEELS if path == _WHEELS else f"{_WHEELS}{{name}}"
+        path = _WHEELS if path == _WHEELS else f"{_WHEELS}{{wheel}}"
     return (method, path) in PUBLIC
 
 

@@ -30,8 +30,8 @@ def make_router(installing: Installing) -> APIRouter:
         """What runners install from, as pip's `--find-links` reads it."""
         return HTMLResponse(installing.index())
 
-    @router.get("/wheels/{name}", responses=_FILE, response_model=None, summary="Get a wheel")
-    def wheel(name: WheelName) -> Response:
-        return FileResponse(installing.wheel(name), media_type="application/octet-stream")
+    @router.get("/wheels/{wheel}", responses=_FILE, response_model=None, summary="Get a wheel")
+    def get_wheel(wheel: WheelName) -> Response:
+        return FileResponse(installing.wheel(wheel), media_type="application/octet-stream")
 
     return router
