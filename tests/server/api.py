@@ -41,6 +41,7 @@ def sqlite_in(folder: Path) -> str:
 database_url: Callable[[Path], str] = sqlite_in
 """Where `api` has its database; the fixture `either_database` says it for a test."""
 
+_BESIDE_THE_API = ("/login", "/metrics", "/join", "/wheels")
 ME = Principal("uid:4000000")  # nobody who may run the tests
 
 
@@ -84,7 +85,7 @@ class Api:
         if project:
             headers["Updraft-Project"] = project
         async with self.browser(options.pop("peer", "192.0.2.1")) as client:
-            full = path if path.startswith(("/login", "/metrics")) else f"/api/v1{path}"
+            full = path if path.startswith(_BESIDE_THE_API) else f"/api/v1{path}"
             return await client.request(method, full, headers=headers, **options)
 
     def browser(self, peer: str = "192.0.2.1") -> httpx.AsyncClient:

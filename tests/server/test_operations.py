@@ -183,11 +183,9 @@ def test_measures_are_for_admins_and_for_their_own_token(tmp_path: Path) -> None
         assert (await ask(made, "/metrics", ME, Authorization="Bearer x")).status_code == 403
         assert (await ask(made, "/metrics", None, **bearer)).status_code == 200
         # It opens nothing else.
-        answer = await ask(made, "/api/v1/jobs", ME, **bearer)
-        assert answer.status_code == 200
+        assert (await ask(made, "/api/v1/jobs", None, **bearer)).status_code == 401
         job = await made.submit("key-number-1")
-        answer = await ask(made, f"/api/v1/jobs/{job}", Principal("other"), **bearer)
-        assert answer.status_code == 404
+        assert (await ask(made, f"/api/v1/jobs/{job}", None, **bearer)).status_code == 401
 
     with_api(tmp_path, check)
 
