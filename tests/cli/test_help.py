@@ -52,13 +52,17 @@ def test_the_commands_are_those_of_the_documentation() -> None:
         "run", "batch", "logs", "attach", "exec", "serve", "status", "stop", "doctor", "help",
         "completion", "job", "job list", "job show", "job wait", "job watch", "job cancel",
         "job extend", "job rerun", "config", "config check", "config show", "config help",
-        "runner", "runner join", "runner token",
+        "pool", "pool list", "pool show", "pool create", "pool update", "pool drain",
+        "pool delete", "runner", "runner join", "runner run", "runner token", "runner tokens",
+        "runner tokens list", "runner tokens revoke", "runner list", "runner show", "runner drain",
+        "runner remove",
         "login", "logout", "whoami", "profile", "profile list", "profile use", "profile remove",
         "user", "user add", "user list", "user show", "user disable", "user enable",
         "user password", "user remove", "token", "token create", "token list", "token revoke",
         "project", "project create", "project list", "project show", "project members",
         "project limits", "project archive",
         "admin", "admin audit", "admin backup", "admin restore",
+        "admin wheelhouse",
     }  # fmt: skip
 
 
