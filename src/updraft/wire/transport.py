@@ -8,6 +8,9 @@ from typing import Any, Protocol, cast
 from updraft.wire import frames
 from updraft.wire.packing import PackingError, unpack_dict
 
+_LAST_WORD_SECONDS = 2.0
+"""For the word of what was wrong to get out, and over TLS for a goodbye that may never come."""
+
 _SIGNALS = range(1, 65)
 _TERMINAL = range(1 << 16)
 
@@ -119,8 +122,12 @@ class FrameConnection(asyncio.Protocol):
             transport.abort()
 
     def fail(self, code: str, text: str) -> None:
-        """Tell the peer what is wrong, and end the connection."""
+        """Tell the peer what is wrong, and end the connection, whether it listens or not."""
         self.send_message(frames.ERROR, {"code": code, "message": text})
+        if self.transport is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_LAST_WORD_SECONDS, self.transport.abort)
+            self.transport.pause_reading()  # nothing that it says is of interest any more
         self.close()
 
     def close(self) -> None:
