@@ -18,6 +18,8 @@ ACTIVATED := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
 
 DECIDES_INSTALL := pyproject.toml src/updraft/__init__.py $(wildcard src/scripts/*)
 SOURCES := $(shell find src -name '*.py' -o -name '*.sql' -o -name '*.toml' 2>/dev/null)
+# Test files run beside each other, one on each core: most of them wait for processes.
+WORKERS := auto
 # An environment for development can run the demo too.
 DEMO_READY := $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.demo)
 
@@ -55,7 +57,7 @@ type: $(VENV)/.dev  ## check the types
 
 .PHONY: test
 test: $(VENV)/.dev  ## run the tests
-	@$(ACTIVATED) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(ACTIVATED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: test-user
 test-user: $(VENV)/.dev  ## as root: run the tests once more as an ordinary user made for the run
