@@ -252,7 +252,7 @@ class Team:
         home.mkdir()
         home.chmod(0o755)
         os.chown(home, uid, uid)
-        token = self.admin(lambda client: client.make_join_token(pool, 600.0))
+        token = self.admin(lambda client: client.fleet.make_join_token(pool, 600.0).token)
         for_whom = ["--serves", serves] if serves else []
         host.run(
             [self.commands / "updraft", "runner", "join", self.url, "--name", host.name,
@@ -267,7 +267,7 @@ class Team:
 
     def states(self) -> dict[str, str]:
         """The state of each runner, as the server has it."""
-        listed = self.admin(lambda client: client.runners())
+        listed = self.admin(lambda client: client.fleet.runners())
         return {runner.name: runner.state for runner in listed}
 
     def wait_ready(self, *names: str, seconds: float = SECONDS) -> None:
