@@ -65,6 +65,7 @@ async def build(
     telemetry = configuration.telemetry
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
     operations = Operations(execution, database, instance, traces=traces)
+    execution.launched = operations.measures.launched
     if token := reading.secret(telemetry.metrics_token_file):
         operations.open_metrics(token)
     jobs = Jobs(database, execution)

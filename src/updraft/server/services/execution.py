@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sqlalchemy import Connection
@@ -83,6 +83,8 @@ class Execution:
         self.closing = False
         self.quota_bytes = DEFAULT_QUOTA_BYTES
         self.default_pool = LOCAL_POOL
+        self.launched: Callable[[str, float, float], None] = lambda *_: None
+        """Counts a launch: its pool, how long it was queued, how long its runner took (s)."""
 
     # -- starting up
 
@@ -457,6 +459,10 @@ class Execution:
         attempt = job.attempt
         attempt.pid, attempt.started_ns = started["pid"], started["at"]
         job.state = State.RUNNING
+        if job.started_ns is None:
+            queued_ns = attempt.granted_ns - job.created_ns
+            started_ns = started["at"] - attempt.granted_ns
+            self.launched(job.pool, max(queued_ns, 0) / 1e9, max(started_ns, 0) / 1e9)
         job.started_ns = job.started_ns or attempt.started_ns
         if job.client is not None:
             told = ("pid", "clamped_limits", "unenforced", "directory")
