@@ -1,6 +1,7 @@
 """Nothing of whoever happens to start the background processes stays with them."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -54,7 +55,8 @@ def signals(mask: str) -> set[int]:
 
 def test_descriptors_are_let_go_of(own: Instance) -> None:
     read, write = os.pipe()
-    high = os.dup2(write, 77)
+    high = fcntl.fcntl(write, fcntl.F_DUPFD, 77)
+    os.set_inheritable(high, True)
     subprocess.run(
         own.command("urun", "true"),
         env=own.environment,
