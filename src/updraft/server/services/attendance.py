@@ -13,8 +13,9 @@ from updraft.wire import frames
 SERVER_RESTART_WINDOW_SECONDS = 30.0
 """How long an attached job waits for its client after the server was restarted."""
 
-REMOTE_WINDOW_SECONDS = 10.0
-"""… and after a connection over a network broke: a client that lives dials again at once."""
+REMOTE_WINDOW_SECONDS = 30.0
+"""… and after a connection over a network broke: a client that lives dials again when it notices,
+which may be half a minute later than the server did."""
 
 
 class Attendance:
