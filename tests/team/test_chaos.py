@@ -159,7 +159,7 @@ class Weather:
 @pytest.mark.parametrize(
     "jobs",
     [
-        pytest.param(60, marks=pytest.mark.timeout(300)),
+        pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
         pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
     ],
 )
@@ -180,7 +180,8 @@ def test_no_break_loses_repeats_or_reorders_anything(far_team: Team, seed: int, 
     assert len(weather.happened) > 3, weather.happened
     wrong = []
     for ran in results:
-        lines = (work.lines / str(ran.number)).read_text().splitlines()
+        trace = work.lines / str(ran.number)
+        lines = trace.read_text().splitlines() if trace.exists() else []
         seen = {
             "code": ran.code == exit_code_of(ran.number),
             "stdout": ran.stdout == output_of(ran.number, "stdout"),
