@@ -161,6 +161,8 @@ def test_everything_behind_the_id_is_the_command_s(updraft_home: Instance, tmp_p
     said = updraft(updraft_home, "exec", job, "printf", "%s\\n", "-e", "--tty", "--help")
 
     assert (said.out, said.code) == ("-e\n--tty\n--help\n", 0)
+    dashed = updraft(updraft_home, "exec", job, "--", "printf", "%s", "--")
+    assert (dashed.out, dashed.code) == ("--", 0)
     missing = updraft(updraft_home, "exec", job, "/no/such/command")
     assert missing.code == 127
     gate.open()

@@ -59,6 +59,8 @@ def command(
 
     if not job_id:
         raise errors.BadRequest("a job's id is needed; see: updraft job list")
+    if argv[:1] == ("--",):  # as urun takes it
+        argv = argv[1:]
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
     body: dict[str, Any] = {
