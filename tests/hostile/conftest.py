@@ -1,10 +1,20 @@
 """A team's server for each module of attacks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.hostile.team import Team, team
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what takes long to who asks for it (``make soak``)."""
+    if "slow" not in config.option.markexpr:
+        here = [item for item in items if Path(__file__).parent in item.path.parents]
+        slow = {item for item in here if "slow" in item.keywords}
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=list(slow))
 
 
 @pytest.fixture(scope="module")

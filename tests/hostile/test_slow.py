@@ -137,6 +137,7 @@ def test_many_slow_ones_from_many_addresses_slow_nobody_down(server: Team) -> No
             peer.close()
 
 
+@pytest.mark.slow
 def test_one_address_has_its_connections_and_no_more(server: Team) -> None:
     """Signed in, too; other addresses have theirs."""
     held: list[Frames] = []
