@@ -45,7 +45,9 @@ class Cluster:
 
     def __init__(self, bin_folder: Path) -> None:
         self._bin = bin_folder
-        self.folder = Path(tempfile.mkdtemp(prefix="updraft-pg-", dir="/tmp"))
+        # A socket's path is short; and as root, another user is to pass through.
+        where = "/tmp" if os.geteuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="updraft-pg-", dir=where))
         self._data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count()
