@@ -187,7 +187,7 @@ def _time_limit(text: str) -> int:
 
 def _on_partition(text: str) -> bool:
     if text not in ("rerun", "fence"):
-        raise errors.BadRequest(f"--on-partition: {text!r} is neither rerun nor fence")
+        raise errors.BadRequest(f"{text!r} is neither rerun nor fence")
     return text == "fence"
 
 
