@@ -167,7 +167,7 @@ def test_a_cut_in_one_direction_lets_the_other_pass(
         send_numbered(*blocked, 10)
         send_numbered(*passing, 10)
         assert received_numbers(*passing) == list(range(10))
-        until(lambda: client.link.counters()[cut].blocked == 10)
+        until(lambda: client.link.counters()[cut].blocked >= 10)
         client.link.heal()
         assert received_numbers(*blocked) == []
 
@@ -187,7 +187,7 @@ def test_a_direction_may_be_healed_alone(network: Network, emulated: bool) -> No
         send_numbered(far, near, 1)
         send_numbered(near, far, 1)
         assert received_numbers(near, far) == [0]
-        until(lambda: client.link.counters()["down"].blocked == 1)
+        until(lambda: client.link.counters()["down"].blocked)  # others may be on their way too
         client.link.heal()
         assert received_numbers(far, near) == []
 

@@ -27,8 +27,11 @@ def owner(uid: int, workspace: Path, **changes: Any) -> dict[str, Any]:
 
 
 def python_for_others() -> str:
-    """An interpreter that any user may run: the tests' own may lie in root's home."""
-    for path in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+    """An interpreter that any user may run, in isolation too: it hides root's home, and /tmp."""
+    own: tuple[str, ...] = (sys.executable,)
+    if Path(sys.executable).is_relative_to("/tmp"):
+        own = ()
+    for path in (*own, "/usr/bin/python3", "/usr/local/bin/python3"):
         try:
             tried = subprocess.run([path, "-I", "-c", ""], user=ALICE, group=ALICE, check=False)
         except OSError:

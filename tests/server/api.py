@@ -55,8 +55,10 @@ class Api:
         execution: Execution,
         jobs: Jobs,
         access: Access,
+        keys: EnvironmentKeys,
     ) -> None:
         self.app = app
+        self.keys = keys
         self.jobs = jobs
         self.access = access
         self.database = database
@@ -129,7 +131,7 @@ async def api(
     capacity = Capacity(4000, 1 << 40, frozenset())
     fleet = Fleet(database, execution, [Pool("local")])
     await fleet.load()
-    execution.runner_joined(LiveRunner(LOCAL, capacity, capacity, seen=0), [])
+    execution.runners.joined(LiveRunner(LOCAL, capacity, capacity, seen=0), [])
     jobs = Jobs(database, execution)
     folders = settings.Folders(str(folder), str(folder))
     instance = Instance(folders, execution, Server())
@@ -141,7 +143,7 @@ async def api(
         operations = Operations(execution, database, instance)
         parts = Parts(database, keys, execution, jobs, fleet, instance, access, operations)
         app = make_app(parts)
-        yield Api(app, database, execution, jobs, access)
+        yield Api(app, database, execution, jobs, access, keys)
     finally:
         await execution.settle()
         await access.close()

@@ -233,7 +233,7 @@ def test_a_rerun_has_its_callers_environment_and_what_e_had_set(tmp_path: Path) 
         assert live is not None
         row = await made.database.read(lambda c: queries.command_of(c, live.serial))
         assert unpack_dict(row.command)["set_environment"] == [b"SET=by -e"]
-        environment = made.execution._keys.decrypt(live.key_slot or 0, row.environment or b"")
+        environment = made.keys.decrypt(live.key_slot or 0, row.environment or b"")
         assert environment is not None
         assert set(environment.split(b"\0")) == {
             b"BOTH=now",

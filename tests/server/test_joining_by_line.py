@@ -93,8 +93,10 @@ def test_a_line_makes_a_machine_a_runner_that_runs_jobs(
         assert said == Said("", "updraft: this machine is runner node7 of pool gpu\n", 0)
         until(lambda: ask(own, "runner", "show", "node7")["state"] == "ready", "the runner", 30)
         assert took < ONE_MINUTE
-        ran = call(own, "urun", "-P", "gpu", "sh", "-c", "echo $UPDRAFT_JOB_ID >&2; echo there")
-        assert (ran.out, ran.code) == ("there\n", 0)
+        ran = call(
+            own, "urun", "-P", "gpu", "-C", "/", "sh", "-c", "echo $UPDRAFT_JOB_ID >&2; echo there"
+        )
+        assert (ran.out, ran.code) == ("there\n", 0), ran.err
         assert updraft(own, "runner", "remove", "node7").code == 0
     finally:
         joined = Instance(home / "updraft", home / "venv" / "bin")

@@ -51,9 +51,14 @@ async def build(
         await asyncio.to_thread(leadership.begin, database.engine)
     used = await database.read(queries.used_key_slots)
     keys = EnvironmentKeys(folders.keys, used)
-    execution = Execution(database, keys, Relay(), folders.logs)
-    execution.quota_bytes = configuration.server.output_quota
-    execution.default_pool = configuration.server.default_pool
+    execution = Execution(
+        database,
+        keys,
+        Relay(),
+        folders.logs,
+        quota_bytes=configuration.server.output_quota,
+        default_pool=configuration.server.default_pool,
+    )
     await execution.load()
     fleet = Fleet(database, execution, configured_pools(configuration))
     await fleet.load()
@@ -65,7 +70,7 @@ async def build(
     telemetry = configuration.telemetry
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
     operations = Operations(execution, database, instance, traces=traces)
-    execution.launched = operations.measures.launched
+    execution.reports.launched = operations.measures.launched
     if token := reading.secret(telemetry.metrics_token_file):
         operations.open_metrics(token)
     jobs = Jobs(database, execution)
@@ -100,7 +105,7 @@ def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doo
 
 async def take_down(parts: Parts) -> None:
     """Close the parts, in the order in which they need each other."""
-    parts.execution.closing = True
+    parts.execution.close()
     await parts.execution.settle()
     await parts.access.close()
     await asyncio.to_thread(parts.operations.traces.close)

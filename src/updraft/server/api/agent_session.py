@@ -110,7 +110,7 @@ class AgentControl:
             reported=capacity,
         )
         reports = self._sessions.beside.runner_joined(self.runner, report["attempts"])
-        self._execution.runner_joined(self.runner, reports)
+        self._execution.runners.joined(self.runner, reports)
         self._report = None
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
@@ -132,16 +132,16 @@ class AgentControl:
             if kind in _REPORTS:
                 self._sessions.beside.handle(serial, kind, body_of(payload))
             return
-        if not self._execution.is_on(serial, self.runner):
+        if not self._execution.runners.is_on(serial, self.runner):
             return
         if kind == frames.STARTED:
-            self._execution.attempt_started(serial, body_of(payload))
+            self._execution.reports.started(serial, body_of(payload))
         elif kind == frames.EXITED:
-            self._execution.attempt_exited(serial, body_of(payload))
+            self._execution.reports.exited(serial, body_of(payload))
         elif kind == frames.GREW:
-            self._execution.output_grew(serial)
+            self._execution.reports.grew(serial)
         elif kind in _CONTROL:
-            self._execution.attempt_said(serial, kind, body_of(payload))
+            self._execution.reports.said(serial, kind, body_of(payload))
 
     def stream(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         """A stream frame arrived, on either connection."""
@@ -169,7 +169,7 @@ class AgentControl:
         self._connection = None
         self._sessions.waiting.pop(self._token, None)
         if self.runner is not None:
-            self._execution.runner_left(self.runner)
+            self._execution.runners.left(self.runner)
         if self.data is not None:
             self.data.abort()
 

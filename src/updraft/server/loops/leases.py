@@ -58,9 +58,9 @@ class Leases:
             silent = now - runner.seen
             if silent >= self._suspect_seconds and runner.control is not None:
                 log.warning("runner %s is silent for %.0f s", runner.name, silent)
-                self._execution.hang_up(runner)
+                self._execution.runners.hang_up(runner)
             if silent >= self._lost_seconds:
                 log.error("the lease of runner %s is lost", runner.name)
-                self._execution.runner_lost(
+                self._execution.runners.lost(
                     runner, f"its runner {runner.name} was not heard of for {silent:.0f} s"
                 )

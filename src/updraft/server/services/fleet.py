@@ -196,7 +196,7 @@ class Fleet:
         self._digests = {
             identity: known for identity, known in self._digests.items() if known[1] != name
         }
-        self._execution.runner_removed(runner)
+        self._execution.runners.removed(runner)
 
     # -- join tokens
 
@@ -282,12 +282,9 @@ class Fleet:
         pool = self._live.pools.get(known.pool)
         total = shaped(capacity, None if pool is None else pool.shape)
         self._digests[row["credential"]] = (row["digest"], known.name)
-        self._live.runners[known.name] = LiveRunner(
-            known=known,
-            total=total,
-            free=self._live.free_beside(known.name, total),
-            seen=time.monotonic(),
-            reported=capacity,
+        free = self._live.free_beside(known.name, total)
+        self._live.add_runner(
+            LiveRunner(known, total, free, seen=time.monotonic(), reported=capacity)
         )
 
 

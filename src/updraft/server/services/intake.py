@@ -54,10 +54,10 @@ class _Stored:
 class Intake:
     """The output that is being shipped, by attempt serial."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, quota_bytes: int) -> None:
         self._relay = relay
         self._attempts: dict[int, _Stored] = {}
-        self.quota_bytes = 0
+        self._quota_bytes = quota_bytes
 
     def holds(self, serial: int) -> bool:
         """Whether this attempt's output comes in here."""
@@ -72,7 +72,7 @@ class Intake:
         it goes on behind what is there.
         """
         make = SegmentWriter if fresh else SegmentWriter.resume
-        writers = {stream: make(folder, name, self.quota_bytes) for stream, name in _NAMES.items()}
+        writers = {stream: make(folder, name, self._quota_bytes) for stream, name in _NAMES.items()}
         lengths = {stream: writer.length for stream, writer in writers.items()}
         self._attempts[serial] = _Stored(folder, writers, TimesWriter(folder), grew, lengths)
 

@@ -12,6 +12,7 @@ from updraft.model.states import State, Wanted
 from updraft.scheduling.capacity import Capacity, Node
 from updraft.scheduling.queue import Party, Waiting
 from updraft.server.relay.relay import Link
+from updraft.wire import frames
 
 
 class Client(Protocol):
@@ -168,6 +169,12 @@ class LiveRunner:
     def ships(self) -> bool:
         """Whether it sends output to be stored, since it shares no files with the server."""
         return self.known.remote
+
+    def kill(self, serial: int, why: str, grace_ms: int) -> None:
+        """Let it end an attempt: SIGTERM, the grace, SIGKILL."""
+        if self.control is not None:
+            body = {"why": why, "grace_ms": grace_ms}
+            self.control.send_message(frames.KILL, body, serial << 2)
 
     @property
     def node(self) -> Node | None:

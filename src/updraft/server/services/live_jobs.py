@@ -30,13 +30,16 @@ class LiveJobs:
         self.jobs: dict[int, LiveJob] = {}
         self.by_attempt: dict[int, LiveJob] = {}
         self.runners: dict[str, LiveRunner] = {}
+        self._of_pool: dict[str, dict[str, LiveRunner]] = {}
         self.pools: dict[str, Pool] = {}
         self.holdings = Holdings()
         self._by_id: dict[str, LiveJob] = {}
         self._queues: dict[str, PoolQueue] = {}
         self._ends: dict[str, set[LiveJob]] = {}  # who reads or writes a pipe
         self._logs = Path(logs_folder)
+        self._on_runner: dict[str, dict[int, LiveJob]] = {}
         self._some_end = asyncio.Event()
+        self._some_runner = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -66,21 +69,17 @@ class LiveJobs:
 
     def runners_of(self, pool: str) -> Iterator[LiveRunner]:
         """Yield a pool's runners, there or away."""
-        return (runner for runner in self.runners.values() if runner.pool == pool)
+        return iter(self._of_pool.get(pool, {}).values())
 
     def nodes(self, pool: str) -> Iterator[Node]:
         """Yield what a pool's runners offer to new tasks now; only as many as are looked at."""
-        for each in self.runners.values():
-            if each.pool == pool and (node := each.node) is not None:
+        for each in self.runners_of(pool):
+            if (node := each.node) is not None:
                 yield node
 
     def attempts_on(self, runner: str) -> list[LiveJob]:
         """Return the jobs whose attempt is on a runner."""
-        return [
-            job
-            for job in self.by_attempt.values()
-            if job.attempt is not None and job.attempt.runner == runner
-        ]
+        return list(self._on_runner.get(runner, {}).values())
 
     def free_beside(self, runner: str, total: Capacity) -> Capacity:
         """Return what is free on a runner that has ``total`` and the attempts that it has."""
@@ -119,7 +118,22 @@ class LiveJobs:
         self._some_end.clear()
         await self._some_end.wait()
 
+    async def wait_for_runner(self) -> None:
+        """Wait until there has been a runner."""
+        await self._some_runner.wait()
+
     # -- changing
+
+    def add_runner(self, runner: LiveRunner) -> None:
+        """A runner is known, or another connection of one that was."""
+        self.runners[runner.name] = runner
+        self._of_pool.setdefault(runner.pool, {})[runner.name] = runner
+        self._some_runner.set()
+
+    def remove_runner(self, runner: LiveRunner) -> None:
+        """A runner is one no more."""
+        self.runners.pop(runner.name, None)
+        self._of_pool.get(runner.pool, {}).pop(runner.name, None)
 
     def add(self, job: LiveJob) -> None:
         """A new job waits in its pool's queue."""
@@ -141,6 +155,7 @@ class LiveJobs:
         job.attempt = attempt
         job.attempts = max(job.attempts, attempt.number)
         self.by_attempt[attempt.serial] = job
+        self._on_runner.setdefault(attempt.runner, {})[attempt.serial] = job
         self.holdings.take(job.party, job.pool, attempt.holds)
         self.queue(job.pool).discard(job.place)
         for stage in self._stages_beside(job):
@@ -166,6 +181,10 @@ class LiveJobs:
         job.attempt = None
         if self.by_attempt.pop(attempt.serial, None) is not None:
             self.holdings.give_back(job.party, job.pool, attempt.holds)
+            held = self._on_runner[attempt.runner]
+            del held[attempt.serial]
+            if not held:
+                del self._on_runner[attempt.runner]
         runner = self.runners.get(attempt.runner)
         if runner is not None:
             runner.free = runner.free.give_back(attempt.holds, attempt.gpus)

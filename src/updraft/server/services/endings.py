@@ -1,0 +1,157 @@
+"""Ends attempts and jobs: what is stored of an end, whether it is tried again, who is told.
+
+An end is written first, guarded by the states that it expects, and applied here once the write is
+on the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from updraft import faults
+from updraft.model.ending import outcome_of
+from updraft.model.job import Outcome
+from updraft.model.states import AttemptState, State, Wanted
+from updraft.server.services.core import Core
+from updraft.server.services.live import LiveAttempt, LiveJob
+from updraft.server.services.rows import ended_attempt_values, ended_values, event_row, start_of
+from updraft.storage.segments import SegmentReader
+from updraft.store import jobs as queries
+from updraft.wire import frames
+
+log = logging.getLogger("updraft.execution")
+
+
+class Endings:
+    """How attempts and jobs end.  ``schedule`` is called when one has given back what it held."""
+
+    def __init__(self, core: Core, schedule: Callable[[], None]) -> None:
+        self._database = core.database
+        self._keys = core.keys
+        self._background = core.background
+        self._live = core.live
+        self._relay = core.relay
+        self._intake = core.intake
+        self._changes = core.changes
+        self._schedule = schedule
+
+    def end_attempt(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> None:
+        """Begin to end an attempt, as ``end`` says."""
+        self._background.spawn(self.finish(job, attempt, end), f"end {job.id}")
+
+    async def finish(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> None:
+        """End an attempt, as ``end`` says, and its job unless that is tried again."""
+        if job.ending or job.attempt is not attempt:
+            return
+        job.ending = True
+        now = time.time_ns()
+        outcome = outcome_of(end, job.command_name, job.need.memory_bytes)
+        lost = "lost" in end
+        again = (
+            lost
+            and job.wanted is Wanted.RUN
+            and attempt.number <= job.retries
+            and not self._background.closing
+        )
+        lengths = self._lengths(job, attempt, end)
+        attempt_values = ended_attempt_values(outcome, end, lengths)
+        if again:
+            job_values: dict[str, Any] = {"state": State.IN_QUEUE, "message": outcome.message}
+            said = [
+                event_row(job, State.IN_QUEUE, f"{outcome.message}; trying again", attempt.number)
+            ]
+        else:
+            job_values = ended_values(outcome, end.get("at", now))
+            said = [event_row(job, outcome.state, outcome.message, attempt.number)]
+        if attempt.started_ns is not None and not attempt.start_stored:
+            # A short task's start and end are one write, of as many statements as an end alone.
+            attempt.start_stored = True
+            start = start_of(job, attempt)
+            attempt_values = {**start.attempt, **attempt_values}
+            job_values = {**start.job, **job_values}
+            said.insert(0, start.event)
+
+        def store(connection: Connection) -> bool:
+            moved = queries.move_attempt(
+                connection, attempt.serial, ("GRANTED", "RUNNING", "STOPPING"), attempt_values
+            )
+            moved = moved and queries.move_job(connection, job.serial, queries.LIVE, job_values)
+            if moved:
+                queries.insert_events(connection, said)
+            return moved
+
+        faults.reached("log-terminal")
+        moved = await self._background.write(store)
+        if not moved:
+            log.error("the end of attempt %d of job %s was stale", attempt.number, job.id)
+        self._live.release(job, attempt)
+        self._intake.end(attempt.serial)
+        runner = self._live.runners.get(attempt.runner)
+        if runner is not None and runner.control is not None:
+            runner.control.send_message(frames.FORGET, {"attempts": [attempt.serial]})
+        if again:
+            job.ending = False
+            job.state = State.IN_QUEUE
+            self._live.wait(job)
+            self._changes.changed(job.serial)
+            if job.client is not None:
+                job.client.say(f"{outcome.message}; trying again")
+        else:
+            self._end(job, outcome, lengths)
+        self._relay.ended(attempt.serial)
+        self._schedule()
+
+    def _lengths(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> tuple[int, int]:
+        """Return how much output an ended attempt has: its keeper's word, or what is stored."""
+        if "stdout" in end:
+            return end["stdout"], end["stderr"]
+        folder = str(self._live.folder_of(job.id, attempt.number))
+        return SegmentReader(folder, "stdout").length(), SegmentReader(folder, "stderr").length()
+
+    async def finish_unstarted(self, job: LiveJob, why: str) -> None:
+        """End a job as cancelled that has not started."""
+        if job.ending:
+            return
+        job.ending = True
+        outcome = Outcome(State.CANCELLED, None, why)
+        values = {**ended_values(outcome, time.time_ns()), "wanted": Wanted.CANCEL}
+        attempt = job.attempt
+
+        def store(connection: Connection) -> None:
+            if attempt is not None:
+                ended = {"state": AttemptState.ENDED, "message": why}
+                queries.move_attempt(connection, attempt.serial, ("GRANTED",), ended)
+            if queries.move_job(connection, job.serial, queries.LIVE, values):
+                queries.insert_events(connection, [event_row(job, State.CANCELLED, why)])
+
+        try:
+            await self._database.write(store)
+        except BaseException:
+            job.ending = False
+            raise
+        if attempt is not None:
+            self._live.release(job, attempt)
+            self._intake.end(attempt.serial)
+        self._end(job, outcome, (0, 0))
+        self._schedule()
+
+    def _end(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:
+        """A terminal state is stored: tell everybody, and let the job go."""
+        job.state = outcome.state
+        client = job.client
+        self.drop(job)
+        if client is not None:
+            client.job_ended(job, outcome, lengths)
+        self._changes.changed(job.serial)
+
+    def drop(self, job: LiveJob) -> None:
+        """Forget a job that has ended, or could not be stored, and its environment."""
+        self._live.drop(job)
+        if job.key_slot is not None:
+            self._keys.shred(job.key_slot)
+            job.key_slot = None

@@ -1,0 +1,161 @@
+"""Grants: which job starts where, and what its runner is sent.
+
+Capacity is reserved before a grant is written, so that two grants never count on the same CPU; a
+runner hears of a grant once it is on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from sqlalchemy import Connection
+
+from updraft.model.states import Wanted
+from updraft.scheduling.capacity import NOTHING
+from updraft.scheduling.queue import Grant, place
+from updraft.server.services.core import Core
+from updraft.server.services.endings import Endings
+from updraft.server.services.live import LiveAttempt, LiveJob
+from updraft.server.services.rows import attempt_row
+from updraft.store import jobs as queries
+from updraft.wire import frames
+from updraft.wire.packing import unpack_dict
+
+
+class Granting:
+    """Takes jobs from the queues of their pools to runners."""
+
+    def __init__(self, core: Core, endings: Endings, quota_bytes: int) -> None:
+        self._database = core.database
+        self._keys = core.keys
+        self._background = core.background
+        self._live = core.live
+        self._relay = core.relay
+        self._intake = core.intake
+        self._changes = core.changes
+        self._endings = endings
+        self._quota_bytes = quota_bytes
+        self._schedule_due = False
+        self.last_serial = 0
+        """The newest attempt's."""
+
+    def grant_now(self, job: LiveJob) -> tuple[LiveAttempt | None, dict[str, Any] | None]:
+        """Grant a new job at once when nobody waits before it and it fits."""
+        if len(self._live.queue(job.pool)) > 1 and job.need != NOTHING:
+            return None, None
+        headrooms = self._live.holdings.headrooms([job.party])
+        grant = place(job.place, self._live.nodes(job.pool), headrooms)
+        return (None, None) if grant is None else self._grant(job, grant)
+
+    def _grant(self, job: LiveJob, grant: Grant) -> tuple[LiveAttempt, dict[str, Any]]:
+        runner = self._live.runners[grant.node]
+        runner.free = runner.free.without(grant.need, grant.gpus)
+        self.last_serial += 1
+        attempt = LiveAttempt(
+            self.last_serial,
+            job.attempts + 1,
+            runner.name,
+            grant.need,
+            grant.gpus,
+            time.time_ns(),
+        )
+        self._live.hold(job, attempt)
+        return attempt, attempt_row(job, attempt)
+
+    def schedule(self) -> None:
+        """Look at the queue soon: once for all that changes in this turn of the loop."""
+        if not self._schedule_due:
+            self._schedule_due = True
+            asyncio.get_running_loop().call_soon(self._schedule)
+
+    def _schedule(self) -> None:
+        self._schedule_due = False
+        for pool in self._live.pools:
+            queue = self._live.queue(pool)
+            if not len(queue):
+                continue
+            headrooms = self._live.holdings.headrooms(queue.parties())
+            grants = queue.choose(self._live.nodes(pool), headrooms)
+            for grant in grants:
+                job = self._live.jobs[grant.serial]
+                attempt, values = self._grant(job, grant)
+                self._background.spawn(self._store_grant(job, attempt, values), f"grant {job.id}")
+            if grants:
+                self.schedule()  # other stages of their pipelines may start now
+
+    async def _store_grant(
+        self, job: LiveJob, attempt: LiveAttempt, values: dict[str, Any]
+    ) -> None:
+        def store(connection: Connection) -> bool:
+            queries.insert_attempt(connection, values)
+            return True
+
+        await self._background.write(store)
+        attempt.stored = True
+        await self.spawn_stored(job, attempt)
+
+    async def spawn_stored(self, job: LiveJob, attempt: LiveAttempt) -> None:
+        """Send a grant whose command and environment are in the database."""
+        row = await self._database.read(lambda c: queries.command_of(c, job.serial))
+        environment = None
+        if row.environment is not None and row.key_slot is not None:
+            environment = self._keys.decrypt(row.key_slot, row.environment)
+        if environment is None:
+            end = {"refused": "start", "errno": 0, "message": "its stored environment is lost"}
+            await self._endings.finish(job, attempt, {**end, "stdout": 0, "stderr": 0})
+            return
+        command = unpack_dict(row.command)
+        job.command_name = os.fsdecode(command["argv"][0])
+        if job.wanted is Wanted.CANCEL:
+            await self._endings.finish_unstarted(job, "cancelled before it started")
+            return
+        self.send_spawn(job, attempt, command, environment)
+
+    def send_spawn(
+        self, job: LiveJob, attempt: LiveAttempt, command: dict[str, Any], environment: bytes
+    ) -> None:
+        """Send a grant that is stored to its runner, if that is there."""
+        runner = self._live.runners.get(attempt.runner)
+        if runner is None or runner.control is None or runner.data is None:
+            return  # gone meanwhile; reconciling with it sends the grant again
+        if runner.ships:
+            self.begin_intake(job, attempt)
+            self._intake.granted(attempt.serial, runner.data)
+        if job.client is not None:
+            job.client.attempt_granted(job, attempt)
+        limit = frames.NO_LIMIT if job.client is None else frames.OUTPUT_WINDOW_BYTES
+        extra = b"\0UPDRAFT_JOB_ID=%b\0UPDRAFT_ATTEMPT=%d" % (job.id.encode(), attempt.number)
+        if job.need.gpus:
+            extra += b"\0CUDA_VISIBLE_DEVICES=" + ",".join(attempt.gpus).encode()
+        tty = command["tty"]
+        spec = {
+            **command,
+            "job": job.id,
+            "owner": job.owner,
+            "project": job.project,
+            "gpus": list(attempt.gpus),
+            "folder": os.fsencode(self._live.folder_of(job.id, attempt.number)),
+            "environment": environment + extra,
+            "attached": job.client is not None,
+            "limits": [limit, limit],
+            "memory_bytes": job.need.memory_bytes,
+            "cpus_milli": job.need.cpus_milli,
+            "grace_ms": job.grace_ms,
+            "deadline_ms": job.time_limit_ms,
+            "quota_bytes": self._quota_bytes,
+            "tty": tty,
+        }
+        self._relay.granted(attempt.serial, runner.data, ships=runner.ships)
+        runner.control.send_message(frames.SPAWN, spec, attempt.serial << 2)
+        self._live.send_signals(runner, attempt)
+
+    def begin_intake(self, job: LiveJob, attempt: LiveAttempt, *, fresh: bool = True) -> None:
+        """Take in the output of an attempt on another machine; ``fresh``: nothing is here yet."""
+        if not self._intake.holds(attempt.serial):
+            folder = str(self._live.folder_of(job.id, attempt.number))
+            self._intake.begin(
+                attempt.serial, folder, lambda: self._changes.grew(job.serial), fresh=fresh
+            )

@@ -1,0 +1,173 @@
+"""Submissions: what a job asks for is checked, stored, and started at once where there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from updraft import errors, faults
+from updraft.model.access import Principal
+from updraft.model.job import Submission, new_job_id
+from updraft.model.pool import LOCAL_POOL, Pool
+from updraft.model.states import State
+from updraft.scheduling.capacity import Capacity
+from updraft.scheduling.reasons import never_fits
+from updraft.server.services.core import Core
+from updraft.server.services.endings import Endings
+from updraft.server.services.granting import Granting
+from updraft.server.services.live import Client, LiveJob
+from updraft.server.services.rows import command_body, event_row, job_row
+from updraft.store import jobs as queries
+from updraft.wire.packing import pack
+
+log = logging.getLogger("updraft.execution")
+
+_FIRST_RUNNER_SECONDS = 5.0
+"""How long a submission waits for the runner that a new server has just started."""
+
+
+class Submitting:
+    """Takes jobs in.  ``default_pool``: of those that name none."""
+
+    def __init__(self, core: Core, granting: Granting, endings: Endings, default_pool: str) -> None:
+        self._database = core.database
+        self._keys = core.keys
+        self._background = core.background
+        self._live = core.live
+        self._granting = granting
+        self._endings = endings
+        self._default_pool = default_pool
+        self.last_serial = 0
+        """The newest job's."""
+
+    async def submit(
+        self,
+        who: Principal,
+        submission: Submission,
+        environment: bytes,
+        client: Client | None = None,
+    ) -> str:
+        """Store a job, and start it at once if there is room.  Returns its id, once durable.
+
+        A key that was seen before returns that job's id.  ``client`` is attached to a new job.
+        """
+        pool = self._pool_of(who, submission.pool)
+        await self._first_runner(pool)
+        self._check_that_it_fits(who, submission, pool)
+        time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
+        if self._background.closing:
+            raise errors.Unavailable("the server is stopping; try again")
+        self.last_serial += 1
+        slot, encrypted = self._keys.encrypt(environment)
+        now = time.time_ns()
+        policy = submission.policy
+        job = LiveJob(
+            serial=self.last_serial,
+            id=new_job_id(),
+            owner=who.owner,
+            project=who.project,
+            pool=pool.name,
+            name=submission.name,
+            need=submission.resources,
+            priority=policy.priority,
+            retries=policy.retries,
+            time_limit_ms=time_limit_ms,
+            keep_alive_ms=policy.keep_alive_ms,
+            grace_ms=policy.grace_ms,
+            attached=submission.attached,
+            created_ns=now,
+            command_name=os.fsdecode(submission.command.argv[0]),
+            terminal=submission.command.terminal is not None,
+            key_slot=slot,
+            client=client,
+            pipes=submission.pipes,
+        )
+        command = command_body(submission)
+        values = job_row(job, submission, pool.jurisdiction, pack(command), encrypted)
+        self._live.add(job)
+        attempt, attempt_values = self._granting.grant_now(job)
+        events = [event_row(job, State.IN_QUEUE, "submitted")]
+
+        def store(connection: Connection) -> str | None:
+            queries.insert_job(connection, values, attempt_values, events)
+            return None
+
+        try:
+            await self._database.write(store)
+        except IntegrityError:
+            self._endings.drop(job)
+            known = await self._database.read(
+                lambda connection: queries.find_submitted(
+                    connection, who.owner, submission.key, who.project
+                )
+            )
+            if known is None:
+                raise
+            return known
+        except BaseException:
+            self._endings.drop(job)
+            raise
+        faults.reached("insert-ack")
+        if client is not None:
+            client.accepted(job)
+        if attempt is not None:
+            attempt.stored = True
+            self._granting.send_spawn(job, attempt, command, environment)
+        self._granting.schedule()  # for itself, or for the stages of a pipeline that wait for it
+        return job.id
+
+    def _pool_of(self, who: Principal, name: str) -> Pool:
+        """Return the pool that a submission names, or the one that is meant when it names none."""
+        name = name or self._default_pool
+        pool = self._live.pools.get(name)
+        if pool is None or not pool.takes(who.project):
+            known = sorted(
+                each.name for each in self._live.pools.values() if each.takes(who.project)
+            )
+            if not name and known:
+                raise errors.BadRequest(f"which pool? choose one with -P: {', '.join(known)}")
+            raise errors.BadRequest(
+                f"there is no pool {name!r}; the pools are: {', '.join(known)}"
+                if known
+                else "there is no pool yet; an administrator makes one: updraft pool create NAME"
+            )
+        if pool.draining:
+            raise errors.Conflict(f"pool {name} is being drained and takes no new jobs")
+        return pool
+
+    def _check_that_it_fits(self, who: Principal, submission: Submission, pool: Pool) -> None:
+        need = submission.resources
+        totals: list[Capacity] = []
+        for runner in self._live.runners_of(pool.name):
+            if runner.known.serves in (None, who.owner):
+                if runner.total.fits(need):
+                    return
+                totals.append(runner.total)
+        problem = never_fits(need, totals, pool.name)
+        if problem is not None:
+            raise errors.BadRequest(problem)
+
+    async def _first_runner(self, pool: Pool) -> None:
+        """Wait for the runner that a new server has just started: it knows what there is."""
+        if pool.name == LOCAL_POOL and not self._live.runners:
+            try:
+                async with asyncio.timeout(_FIRST_RUNNER_SECONDS):
+                    await self._live.wait_for_runner()
+            except TimeoutError:
+                log.warning("no runner has come yet; what is submitted waits for one")
+
+
+def _time_limit(asked_ms: int | None, pool: Pool) -> int | None:
+    """Return a job's time limit within what its pool allows."""
+    if pool.time_limit_ms is None or asked_ms is None:
+        return pool.time_limit_ms if asked_ms is None else asked_ms
+    if asked_ms > pool.time_limit_ms:
+        raise errors.BadRequest(
+            f"pool {pool.name} allows at most {pool.time_limit_ms / 1000:g} s; lower --time"
+        )
+    return asked_ms
