@@ -43,6 +43,22 @@ _MEMORY = Asked(must=600, strictly=True)
 _ACKNOWLEDGED = Asked(must=100, strictly=True)
 _NONE = Asked(must=0)
 
+_PUBLISHED = (
+    Row(
+        "dstack: runners, and jobs at a time",
+        1000,
+        Unit.COUNT,
+        note="published: at least so many per server (deployment guide, 2026)",
+    ),
+    Row(
+        "SkyPilot: followers and other requests at a time",
+        17,
+        Unit.COUNT,
+        note="published: 8 long and 9 short ones on 4 cores and 8 GB (API server guide, 2026)",
+    ),
+)
+"""What peers say that their servers take; not measured here."""
+
 
 def run(installation: Installation, folder: Path, *, quick: bool) -> Table:
     """Needs three minutes, or one when quick."""
@@ -78,6 +94,7 @@ def run(installation: Installation, folder: Path, *, quick: bool) -> Table:
         Row("acknowledged, p99", p99, Unit.MILLISECONDS, _ACKNOWLEDGED),
         Row("acknowledged, p50", statistics.median(latencies), Unit.MILLISECONDS),
         Row("fewest lines that a follower got", lines[0], Unit.COUNT),
+        *_PUBLISHED,
     )
     title = (
         f"{agents} agents, {_FOLLOWED} followers of a line a second, {_RATE:.0f} submissions a "

@@ -83,6 +83,8 @@ class World:
                 pool="local",
                 wheel="a-1.0-py3-none-any.whl",
             )
+            if short.endswith("/wait"):
+                full += "?seconds=0"  # the job does not end
             found += [
                 (f"{method} {short}", method, full)
                 for method in map(str.upper, operations)
