@@ -7,6 +7,7 @@ bounded by the two windows, and what is lost with a connection is asked for agai
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from updraft.wire import frames
@@ -78,6 +79,8 @@ class Relay:
     def __init__(self) -> None:
         self._attachments: dict[int, Attachment] = {}
         self._runners: dict[int, Link] = {}
+        self._carried: dict[Link, set[int]] = {}
+        """The attempts of each runner: a runner's coming and going costs as much as it has."""
         self._shipped: set[int] = set()
         """Attempts whose output goes to the store first, and to clients from there."""
         self._asked: dict[int, int] = {}
@@ -85,7 +88,9 @@ class Relay:
 
     def granted(self, serial: int, runner: Link, *, ships: bool = False) -> None:
         """An attempt is on a runner: connect the two if a client is attached."""
+        self._unlink(serial)
         self._runners[serial] = runner
+        self._carried.setdefault(runner, set()).add(serial)
         if ships:
             self._shipped.add(serial)
 
@@ -119,6 +124,10 @@ class Relay:
     def comes_from(self, serial: int, runner: Link) -> bool:
         """Whether this is the connection that an attempt's frames come by."""
         return self._runners.get(serial) is runner
+
+    def carried_by(self, runner: Link) -> Iterable[int]:
+        """Return the attempts whose frames come by a connection."""
+        return self._carried.get(runner, ())
 
     def reader_at(self, serial: int, stream: int) -> int | None:
         """Return up to where an attached client has a stream, None if there is none."""
@@ -157,9 +166,8 @@ class Relay:
 
     def runner_left(self, runner: Link) -> None:
         """A runner's connection is gone."""
-        gone = [serial for serial, link in self._runners.items() if link is runner]
-        for serial in gone:
-            del self._runners[serial]
+        for serial in list(self.carried_by(runner)):
+            self._unlink(serial)
             self._asked.pop(serial, None)
             attachment = self._attachments.get(serial)
             if attachment is not None:
@@ -221,8 +229,16 @@ class Relay:
             channel = frames.stream_channel(attachment.serial, stream)
             runner.send_stream(kind, channel, offset, payload)
 
+    def _unlink(self, serial: int) -> None:
+        runner = self._runners.pop(serial, None)
+        if runner is not None:
+            carried = self._carried[runner]
+            carried.discard(serial)
+            if not carried:
+                del self._carried[runner]
+
     def _forget(self, serial: int) -> None:
-        self._runners.pop(serial, None)
+        self._unlink(serial)
         self._asked.pop(serial, None)
         self._shipped.discard(serial)
 

@@ -89,8 +89,9 @@ class Intake:
 
     def runner_left(self, link: Link) -> None:
         """A runner's connection is gone: nothing more comes, and ends will be told again."""
-        for stored in self._attempts.values():
-            if stored.link is link:
+        for serial in self._relay.carried_by(link):
+            stored = self._attempts.get(serial)
+            if stored is not None:
                 stored.link = None
                 stored.wanted = stored.complete = None
 
