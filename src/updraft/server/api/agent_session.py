@@ -10,6 +10,7 @@ from typing import Any
 from updraft import errors
 from updraft.model.pool import Runner
 from updraft.scheduling.capacity import shaped
+from updraft.server.services import told
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveRunner
@@ -130,14 +131,16 @@ class AgentControl:
         # What a runner says of what it does not have is not taken.
         if self._sessions.beside.is_on(serial, self.runner):
             if kind in _REPORTS:
-                self._sessions.beside.handle(serial, kind, body_of(payload))
+                body = body_of(payload)
+                body = told.ended(body) if kind == frames.EXITED else body
+                self._sessions.beside.handle(serial, kind, body)
             return
         if not self._execution.runners.is_on(serial, self.runner):
             return
         if kind == frames.STARTED:
-            self._execution.reports.started(serial, body_of(payload))
+            self._execution.reports.started(serial, told.started(body_of(payload)))
         elif kind == frames.EXITED:
-            self._execution.reports.exited(serial, body_of(payload))
+            self._execution.reports.exited(serial, told.ended(body_of(payload)))
         elif kind == frames.GREW:
             self._execution.reports.grew(serial)
         elif kind in _CONTROL:
@@ -188,7 +191,7 @@ def _whole(report: dict[str, Any]) -> dict[str, Any]:
     for name in wanted:
         if name not in report:
             raise PackingError(f"a report without {name}")
-    return report
+    return {**report, "attempts": told.attempts(report["attempts"])}
 
 
 class AgentData:

@@ -123,7 +123,7 @@ class BesideRuns:
         rest = []
         for report in reports:
             serial = report["attempt"]
-            if serial not in self._runs:
+            if not self.is_on(serial, runner):
                 rest.append(report)
                 continue
             if runner.data is not None:

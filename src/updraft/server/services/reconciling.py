@@ -45,8 +45,8 @@ class Reconciling:
             serial = report["attempt"]
             job = self._live.by_attempt.get(serial)
             end = report.get("end")
-            if job is None or job.attempt is None or job.attempt.serial != serial:
-                # Ended or superseded here: nothing that it says is taken any more.
+            if job is None or job.attempt is None or job.attempt.runner != runner.name:
+                # Ended, superseded or another's: nothing that it says is taken.
                 if end is not None:
                     forget.append(serial)
                 else:
