@@ -139,11 +139,13 @@ class Fleet:
         return Place(self._live.runners[name].known, own.text)
 
     def admit(self, carried: credentials.Credential) -> Runner:
-        """Return the runner that carries this credential.  Raises ``errors.NotSignedIn``."""
+        """Return the runner that carries this credential.  Raises ``errors.RunnerRemoved``."""
         digest, name = self._digests.get(carried.id, (b"", ""))
         runner = self._live.runners.get(name)
         if not carried.matches(digest) or runner is None:
-            raise errors.NotSignedIn("this runner was removed; join again: updraft runner join URL")
+            raise errors.RunnerRemoved(
+                "this runner was removed; join again: updraft runner join URL"
+            )
         return runner.known
 
     def runners(self, who: Principal) -> list[RunnerView]:
