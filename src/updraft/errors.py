@@ -8,6 +8,7 @@
     │   └── Unsupported     unsupported          400   125   this pool or machine cannot do it
     ├── NotFound            not_found            404   125   no such job, pool, … (that you may see)
     ├── NotSignedIn         not_signed_in        401   125   no credential, or one that is not good
+    │   └── RunnerRemoved   runner_removed       401    77   the server has forgotten this runner
     ├── NotAllowed          not_allowed          403   125
     ├── Conflict            conflict             409   125   not in this state
     ├── WrongVersion        wrong_version        426   125   client and server do not fit
@@ -23,6 +24,8 @@ from __future__ import annotations
 
 EXIT_FAILURE = 125
 """Updraft itself failed, not the command."""
+EXIT_REMOVED = 77
+"""A runner that its server has forgotten: what starts runners need not start it again."""
 EXIT_EXPIRED = 124
 EXIT_CANCELLED = 143
 EXIT_NOT_EXECUTABLE = 126
@@ -72,6 +75,13 @@ class NotSignedIn(UpdraftError):
 
     code = "not_signed_in"
     status = 401
+
+
+class RunnerRemoved(NotSignedIn):
+    """The server has no such runner any more; nothing that it does will change that."""
+
+    code = "runner_removed"
+    exit_code = EXIT_REMOVED
 
 
 class NotAllowed(UpdraftError):

@@ -189,6 +189,7 @@ def test_limits_are_set_one_by_one_and_taken_away(own: Instance) -> None:
     mine = ask(own, "project", "limits", "beta", "--user", "fred", "--gpus", "1")
     assert mine == {
         "running_jobs": None, "cpus": None, "gpus": 1, "memory_bytes": None, "stored_bytes": None,
+        "defaults": [],
     }  # fmt: skip
     said = updraft(own, "project", "limits", "beta", "--gpus", "many")
     assert said.code == 2

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.runner.bare_agent import BareAgent, HungUp
 from tests.waiting import until, wait_gone
-from updraft import settings
+from updraft import errors, settings
 from updraft.runner.keeper.processes import descendants
 from updraft.wire import frames
 
@@ -149,7 +149,7 @@ class KeeperProcess:
         """End it, if it is still there, and check that it did not crash and left nothing."""
         for agent in self._agents:
             agent.close()
-        crashed = self.process.poll() not in (None, 0, -signal.SIGKILL)
+        crashed = self.process.poll() not in (None, 0, errors.EXIT_REMOVED, -signal.SIGKILL)
         for pid in self.kill():
             wait_gone(pid)
         assert not crashed, self.log()

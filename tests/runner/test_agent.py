@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+import pytest
+
 from tests.runner.keeper_process import KeeperProcess
-from tests.waiting import SECONDS
+from tests.waiting import SECONDS, wait_gone
+from updraft import errors
 from updraft.runner.agent.agent import Agent
 from updraft.testing.instance import wait_for
 from updraft.wire import frames
@@ -68,22 +72,41 @@ class Played:
         return connection
 
 
+def start_agent(keeper: KeeperProcess) -> tuple[Played, asyncio.Task[bool]]:
+    """Start an agent, and return what it dials."""
+    played = Played()
+    spool = str(keeper.socket.parent / "spool")
+    return played, asyncio.create_task(Agent({}, str(keeper.socket), played, spool).run())
+
+
+async def welcome(played: Played, *, ships: bool = False, lease_ms: int = 0) -> list[Heard]:
+    """Take the agent's connections: control and data."""
+    ends = []
+    for body in ({"session": "s", "ships": ships, "lease_ms": lease_ms}, {}):
+        end = await played.dialled.get()
+        await end.until(partial(end.of, frames.HELLO))
+        end.connection.send_message(frames.WELCOME, body)
+        ends.append(end)
+    await ends[0].until(lambda: ends[0].of(frames.REPORT))
+    return ends
+
+
+async def refuse(played: Played, code: str) -> None:
+    """Refuse the agent's next connection."""
+    end = await played.dialled.get()
+    await end.until(partial(end.of, frames.HELLO))
+    end.connection.fail(code, "this runner was removed")
+
+
 @contextlib.asynccontextmanager
 async def agent_of(
     keeper: KeeperProcess, *, ships: bool = False, lease_ms: int = 0
 ) -> AsyncIterator[tuple[Heard, Heard]]:
     """Run an agent; return the server's ends of its control and its data connection."""
-    played = Played()
-    spool = str(keeper.socket.parent / "spool")
-    running = asyncio.create_task(Agent({}, str(keeper.socket), played, spool).run())
+    played, running = start_agent(keeper)
+    ends: list[Heard] = []
     try:
-        ends = []
-        for welcome in ({"session": "s", "ships": ships, "lease_ms": lease_ms}, {}):
-            end = await played.dialled.get()
-            await end.until(partial(end.of, frames.HELLO))
-            end.connection.send_message(frames.WELCOME, welcome)
-            ends.append(end)
-        await ends[0].until(lambda: ends[0].of(frames.REPORT))
+        ends = await welcome(played, ships=ships, lease_ms=lease_ms)
         yield ends[0], ends[1]
     finally:
         keeper.connect()  # a newer agent: ours ends
@@ -215,5 +238,65 @@ def test_heartbeats_come_and_a_server_that_is_silent_is_dialled_anew(
             await control.until(lambda: control.hung_up)
             assert control.of(frames.REPORT), "it had taken part"
             await data.until(lambda: data.hung_up)
+
+    asyncio.run(check())
+
+
+def test_a_runner_that_was_removed_ends_its_tasks_and_does_not_dial_again(
+    keeper: KeeperProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check() -> None:
+        played, running = start_agent(keeper)
+        control, data = await welcome(played, ships=True)
+        done = keeper.shell("echo done", attached=False)
+        control.connection.send_message(frames.SPAWN, done, 2 << 2)
+        await control.until(lambda: control.of(frames.EXITED))
+        deaf = keeper.shell("trap '' TERM; echo up; sleep 600", attached=False, grace_ms=100)
+        control.connection.send_message(frames.SPAWN, deaf, ATTEMPT << 2)
+        await control.until(lambda: len(control.of(frames.STARTED)) == 2)
+        pid = body_of(control.of(frames.STARTED)[-1][2])["pid"]
+        await data.until(lambda: output_of(data) == b"up\n")  # so TERM is ignored by now
+        for end in (control, data):
+            end.connection.abort()
+        await refuse(played, errors.RunnerRemoved.code)
+        assert await running is False  # its keeper did not die: nobody starts it again
+        wait_gone(pid)
+        assert keeper.process.wait(SECONDS) == errors.EXIT_REMOVED
+        assert played.dialled.empty()
+
+    caplog.set_level(logging.ERROR, "updraft.agent")
+    asyncio.run(check())
+    left = [*(keeper.folder / "attempts").iterdir(), *(keeper.folder / "spool").iterdir()]
+    assert left == []
+    assert caplog.messages == ["this runner was removed; ending this runner, with all that it runs"]
+
+
+@pytest.mark.parametrize("code", ["not_signed_in", "unavailable", "wrong_version", "internal", ""])
+def test_a_server_that_cannot_be_used_is_dialled_again_and_the_tasks_go_on(
+    keeper: KeeperProcess, code: str
+) -> None:
+    async def check() -> None:
+        played, running = start_agent(keeper)
+        control, data = await welcome(played)
+        spec = keeper.shell("read x; exit 5", attached=False)
+        control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+        await control.until(lambda: control.of(frames.STARTED))
+        for end in (control, data):
+            end.connection.abort()
+        for _ in range(2):
+            if code:
+                await refuse(played, code)
+            else:
+                (await played.dialled.get()).connection.abort()
+        control, data = await welcome(played)
+        (report,) = control.of(frames.REPORT)
+        assert [each["attempt"] for each in body_of(report[2])["attempts"]] == [ATTEMPT]
+        stdin = frames.stream_channel(ATTEMPT, frames.STDIN)
+        data.connection.send_stream(frames.DATA, stdin, 0, b"go\n")
+        await control.until(lambda: control.of(frames.EXITED))
+        keeper.connect()
+        assert await running is False
+        for end in (control, data):
+            end.connection.close()
 
     asyncio.run(check())

@@ -27,6 +27,7 @@ OTHER_CODES = (
     (str(OK), "done"),
     (str(FAILED_REQUEST), "the request failed: not found, not in that state, no server …"),
     (str(USAGE), "the command line is wrong; nothing was done"),
+    (str(errors.EXIT_REMOVED), "updraft runner run: the server has forgotten this runner"),
     (str(INTERRUPTED), "interrupted by Ctrl-C; what was followed goes on"),
     (str(READER_GONE), "nobody reads its output any more (as with | head)"),
 )

@@ -65,7 +65,8 @@ def _cpus(text: str) -> float:
 def command(project: str, user: str | None, as_json: bool, **given: _Given | None) -> None:
     """Show a project's limits, after those that are given were set; none takes one away.
 
-    Jobs above a limit wait, and say so.
+    Where none is set, the default of the server's updraft.toml holds.  Jobs above a limit wait, and
+    say so.
     """
     from updraft.wire.access_schemas import LimitsRequest  # noqa: PLC0415
 
@@ -79,7 +80,8 @@ def command(project: str, user: str | None, as_json: bool, **given: _Given | Non
                 raise errors.NotFound(f"{user!r} is not in project {project}")
             limits = found[0].limits
         if changes:
-            wanted: dict[str, Any] = {**limits.model_dump(), **changes}
+            own = limits.model_dump(exclude={"defaults", *limits.defaults})
+            wanted: dict[str, Any] = {**own, **changes}
             limits = client.access.set_limits(project, LimitsRequest(**wanted), user)
     if as_json:
         json.show(limits)

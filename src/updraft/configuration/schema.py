@@ -229,7 +229,7 @@ class Limit:
         SIZE, "unlimited", "memory that running jobs have asked for", words=_UNLIMITED
     )
     stored_bytes: Bytes | None = setting(
-        SIZE, "unlimited", "stored output and files; nothing new runs above it", words=_UNLIMITED
+        SIZE, "unlimited", "stored output of ended jobs; above it no job is taken", words=_UNLIMITED
     )
 
 
@@ -238,7 +238,7 @@ class Limits:
     """``[limits]``."""
 
     project: Limit = table(Limit, "limits of every project that has none of its own")
-    user: Limit = table(Limit, "limits of every user, in all projects together")
+    user: Limit = table(Limit, "limits of every user in a project, who has none of their own there")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,11 @@ class Terminal:
     attributes: list[Any] | None
     stderr: bool
     """Whether stderr goes to the terminal too, or to a pipe beside it."""
+
+
+def name_of(argv: Sequence[bytes]) -> str:
+    """Return how a command is called in messages, which are text."""
+    return argv[0].decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)

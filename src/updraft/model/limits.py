@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from updraft.model.job import Resources
 
@@ -18,8 +18,22 @@ class Limits:
     stored_bytes: int | None = None
     """Of output, of jobs that ended."""
 
+    def over(self, defaults: Limits) -> Limits:
+        """Return what holds: these, and the default where there is none."""
+        own = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(defaults, **own)
+
 
 NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultLimits:
+    """What holds where no limit of its own is set."""
+
+    project: Limits = NO_LIMITS
+    user: Limits = NO_LIMITS
+    """Of a user in a project."""
 
 
 @dataclass(frozen=True, slots=True)

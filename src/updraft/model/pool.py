@@ -60,6 +60,8 @@ class Runner:
     """The one owner whose tasks it takes, if it cannot keep several owners apart."""
     draining: bool = False
     """Whether it takes no new tasks."""
+    credential: str = ""
+    """The id of the one that it joined with: another machine may get its name later."""
 
 
 LOCAL = Runner(LOCAL_RUNNER, LOCAL_POOL, remote=False)

@@ -30,6 +30,8 @@ Type=exec
 {home}ExecStart={command}
 Restart=always
 RestartSec=2s
+# The server has forgotten it: it would be refused for ever.
+RestartPreventExitStatus={removed}
 # The keeper ends its tasks itself, each with its grace; control groups below this unit are its own.
 Delegate=yes
 KillMode=mixed
@@ -56,6 +58,7 @@ def unit_of(folder: str, home: str = "") -> str:
     return _UNIT.format(
         name=os.path.basename(folder),
         home=f"Environment={_quoted('UPDRAFT_HOME=' + home)}\n" if home else "",
+        removed=errors.EXIT_REMOVED,
         command=" ".join(_quoted(word).replace("$", "$$") for word in words),
     )
 

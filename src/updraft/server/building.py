@@ -6,6 +6,8 @@ import asyncio
 
 from updraft import settings
 from updraft.configuration import Configuration, reading
+from updraft.configuration.schema import Limit
+from updraft.model.limits import DefaultLimits, Limits
 from updraft.server.api.agent_session import AgentSessions, Lease
 from updraft.server.api.client_session import ClientSession
 from updraft.server.api.door import Doors, Room
@@ -62,7 +64,9 @@ async def build(
     await execution.load()
     fleet = Fleet(database, execution, configured_pools(configuration))
     await fleet.load()
-    access = Access(database, _sessions(configuration), _oidc(configuration))
+    access = Access(
+        database, _sessions(configuration), _oidc(configuration), _limits(configuration)
+    )
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
@@ -80,6 +84,7 @@ async def build(
 def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doors:
     """Return what is behind the server's sockets."""
     beside = BesideRuns(parts.execution)
+    parts.execution.runners.when_lost = beside.runner_lost
     configured = configuration.server
     gap = configured.lost_after - configured.suspect_after
     agents = AgentSessions(parts.execution, beside, Lease(configured.suspect_after, gap * _FENCE))
@@ -118,6 +123,19 @@ async def take_down(parts: Parts) -> None:
 def _sessions(configuration: Configuration) -> SessionLimits:
     configured = configuration.sign_in
     return SessionLimits(idle_seconds=configured.session, absolute_seconds=configured.session_max)
+
+
+def _limits(configuration: Configuration) -> DefaultLimits:
+    def of(found: Limit) -> Limits:
+        return Limits(
+            running_jobs=found.running_jobs,
+            cpus_milli=found.cpus,
+            gpus=found.gpus,
+            memory_bytes=found.memory,
+            stored_bytes=found.stored_bytes,
+        )
+
+    return DefaultLimits(of(configuration.limits.project), of(configuration.limits.user))
 
 
 def _oidc(configuration: Configuration) -> OidcSettings | None:

@@ -167,17 +167,21 @@ class Tokens(Answer):
 
 
 class Limits(Answer):
-    """At most so much at a time; null: without limit."""
+    """What holds: at most so much at a time; null: without limit."""
 
     running_jobs: int | None
     cpus: float | None
     gpus: int | None
     memory_bytes: int | None
     stored_bytes: int | None = Field(description="output of jobs that have ended")
+    defaults: list[str] = Field(
+        default_factory=list,
+        description="which of these hold by `updraft.toml`, since none of its own is set",
+    )
 
 
 class LimitsRequest(Request):
-    """All limits; what is left out is without limit."""
+    """All limits; where one is left out, what the server's `updraft.toml` says holds."""
 
     running_jobs: Amount
     cpus: float | None = Field(default=None, ge=0, le=1e9)

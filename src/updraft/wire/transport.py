@@ -57,14 +57,14 @@ class FrameConnection(asyncio.Protocol):
         try:
             for kind, channel, offset, payload in self._reader.feed(data):
                 self.handler.frame(kind, channel, offset, payload)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             self._break_off(error)
 
     def deliver(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         """Hand on a frame that was held back, as if it had arrived now."""
         try:
             self.handler.frame(kind, channel, offset, payload)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             self._break_off(error)
 
     def _break_off(self, error: Exception) -> None:

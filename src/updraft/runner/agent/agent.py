@@ -121,10 +121,14 @@ class Agent:
         self._reported = asyncio.Event()
         self._keeper_gone = asyncio.Event()
         self._upgraded = False
+        self._removed = False
         self._lease_until = 0.0
 
     async def run(self) -> bool:
-        """Serve until the keeper goes away (or takes a newer agent).  Returns whether it died."""
+        """Serve until the keeper goes away (or takes a newer agent, or was told to leave for good).
+
+        Returns whether it died.
+        """
         loop = asyncio.get_running_loop()
         peer = as_standard(connect_unix(self._keeper_socket))
         _, self._keeper = await loop.create_connection(
@@ -144,6 +148,8 @@ class Agent:
         serving = asyncio.create_task(self._serve(), name="server connection")
         gone = asyncio.create_task(self._keeper_gone.wait(), name="keeper")
         await asyncio.wait((serving, gone), return_when=asyncio.FIRST_COMPLETED)
+        if self._removed:
+            await gone
         gone.cancel()
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -151,7 +157,7 @@ class Agent:
         if self._upgraded or self._keeper_lives():
             return False
         self._end_orphans()
-        return True
+        return not self._removed
 
     # -- the server
 
@@ -160,6 +166,9 @@ class Agent:
         while True:
             try:
                 side = await _ServerSide.connect(self, self._dialled)
+            except errors.RunnerRemoved as error:
+                self._leave(error.message)
+                return
             except (OSError, TimeoutError) as error:
                 if failures == 0:
                     log.info("no server: %s", error)
@@ -186,6 +195,16 @@ class Agent:
             # A thousand agents that lost one server do not all come back at once.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             failures += 1
+
+    def _leave(self, why: str) -> None:
+        """The server has forgotten this runner: its tasks end, and with the last the keeper."""
+        log.error("%s; ending this runner, with all that it runs", why)
+        self._removed = True
+        order = {"cancel": True, "status": errors.EXIT_REMOVED}
+        self._to_keeper(frames.STOP, 0, 0, pack(order))
+        for attempt in list(self._attempts.values()):
+            if attempt.report.get("end") is not None:
+                self._drop(attempt)
 
     def report(self) -> dict[str, Any]:
         """Return what the server has to know to reconcile."""
@@ -407,6 +426,8 @@ class Agent:
             attempt.grew(frames.STDOUT, end["stdout"])
             attempt.grew(frames.STDERR, end["stderr"])
             self.pump()
+            if self._removed:
+                self._drop(attempt)
         if self._server is not None:
             side = self._server.data if kind == frames.ACK else self._server.control
             side.send_stream(kind, channel, offset, payload)
@@ -549,7 +570,13 @@ class _ServerSide:
             if not self._welcomed.done():
                 self._welcomed.set_result(body_of(payload))
         elif kind == frames.ERROR:
-            log.error("the server refuses this agent: %s", body_of(payload)["message"])
+            said = body_of(payload)
+            error = errors.from_code(said["code"], said["message"])
+            if isinstance(error, errors.RunnerRemoved) and self._welcomed is not None:
+                if not self._welcomed.done():
+                    self._welcomed.set_exception(error)
+            else:
+                log.error("the server refuses this agent: %s", error.message)
         elif kind == frames.PING:
             self.control.send_stream(frames.PONG, 0, offset)
         elif kind == frames.PONG:

@@ -41,8 +41,7 @@ def main(arguments: list[str]) -> int:
     processes.set_name("updraft-keeper")
     listener = listen_unix(os.path.join(folder, "keeper.sock"))
     cgroups, shared = ("--no-cgroups" not in options), ("--shared" in options)
-    Keeper(listener, folder, agent[1:], cgroups=cgroups, shared=shared).run()
-    return 0
+    return Keeper(listener, folder, agent[1:], cgroups=cgroups, shared=shared).run()
 
 
 def _take(lock: int) -> bool:

@@ -75,6 +75,7 @@ class Keeper:
         self._agent_failures = 0
         self._agent_due: float | None = 0.0
         self._leaving = False
+        self._status: int | None = None  # to exit with, when nobody asks for the ends any more
         self._unrecorded: set[int] = set()
         self.identity = os.urandom(8).hex()
         self._release = settings.installed_release()
@@ -83,8 +84,8 @@ class Keeper:
         if shared:
             self._prepare_isolation()
 
-    def run(self) -> None:
-        """Serve until told to leave."""
+    def run(self) -> int:
+        """Serve until told to leave; return the exit status."""
         processes.become_subreaper()
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
@@ -92,7 +93,7 @@ class Keeper:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: self._reap(wake_read))
-        while not (self._leaving and not self._tasks):
+        while not self._is_done():
             self._tick()
             if self._connection is not None:
                 self._connection.flush()
@@ -101,7 +102,18 @@ class Keeper:
                 # An earlier callback of this round may have closed what a later key names.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
+        if self._connection is not None:
+            self._connection.flush()  # the last ends, whose files the agent removes
+        if self._status is not None:
+            for attempt in [*self._tasks, *self._ended]:
+                self._forget(attempt)
         self._slots.close()
+        return self._status or 0
+
+    def _is_done(self) -> bool:
+        return self._leaving and all(
+            self._status is not None and task.end is not None for task in self._tasks.values()
+        )
 
     # -- the agent
 
@@ -150,6 +162,7 @@ class Keeper:
             if order.get("unless_live"):
                 self._leave_unless_live()
             else:
+                self._status = order.get("status")
                 self._leave(cancel=order["cancel"])
             return
         if kind == frames.LEASE:

@@ -93,6 +93,13 @@ class AgentControl:
         report, control, data = self._report, self._connection, self.data
         if report is None or control is None or data is None or self.runner is not None:
             return
+        if self.known.remote:
+            # As it is now: it may have been drained, or removed, since it was let in.
+            now = self._execution.live.runners.get(self.known.name)
+            if now is None or now.known.credential != self.known.credential:
+                control.fail(errors.NotSignedIn.code, "this runner was removed")
+                return
+            self.known = now.known
         capacity = report["capacity"]
         pool = self._execution.live.pools.get(self.known.pool)
         total = shaped(capacity, None if pool is None else pool.shape)

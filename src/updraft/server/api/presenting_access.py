@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import RowMapping
 
 from updraft.model.access import Role, Scope
-from updraft.model.limits import Limits
+from updraft.model.limits import DefaultLimits, Limits
 from updraft.server.api.presenting import instant
 from updraft.server.services.projects import ProjectView, limits_in
 from updraft.server.services.sign_in import SignedIn
@@ -58,7 +59,7 @@ def token(row: RowMapping) -> schemas.Token:
     )
 
 
-def project(view: ProjectView) -> schemas.Project:
+def project(view: ProjectView, defaults: DefaultLimits) -> schemas.Project:
     """Return a project."""
     return schemas.Project(
         name=view.row["name"],
@@ -66,28 +67,34 @@ def project(view: ProjectView) -> schemas.Project:
         archived=_maybe(view.row["archived_ns"]),
         role=view.role,
         member=view.member,
-        limits=limits(limits_in(view.row)),
+        limits=limits(limits_in(view.row), defaults.project),
     )
 
 
-def member(row: RowMapping) -> schemas.Member:
+def member(row: RowMapping, defaults: DefaultLimits) -> schemas.Member:
     """Return a member."""
     return schemas.Member(
         user=row["user_name"],
         role=Role(row["role"]),
         disabled=row["disabled"],
-        limits=limits(limits_in(row)),
+        limits=limits(limits_in(row), defaults.user),
     )
 
 
-def limits(found: Limits) -> schemas.Limits:
-    """Return limits."""
+def limits(own: Limits, defaults: Limits) -> schemas.Limits:
+    """Return the limits that hold."""
+    found = own.over(defaults)
     return schemas.Limits(
         running_jobs=found.running_jobs,
         cpus=None if found.cpus_milli is None else found.cpus_milli / 1000,
         gpus=found.gpus,
         memory_bytes=found.memory_bytes,
         stored_bytes=found.stored_bytes,
+        defaults=[
+            name.removesuffix("_milli")
+            for name, value in asdict(own).items()
+            if value is None and getattr(defaults, name) is not None
+        ],
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from updraft.model.access import Principal, Role
-from updraft.model.limits import Limits
+from updraft.model.limits import DefaultLimits, Limits
 from updraft.server.auth.passwords import Passwords
 from updraft.server.services.accounts import Accounts
 from updraft.server.services.admission import Admission
@@ -26,13 +26,14 @@ class Access:
         database: Database,
         sessions: SessionLimits | None = None,
         oidc: OidcSettings | None = None,
+        limits: DefaultLimits | None = None,
     ) -> None:
         self.when_changed: Callable[[], None] = lambda: None
         """Called once a change is stored: limits may have been raised."""
         passwords = Passwords()
         self.sign_in = SignIn(database, passwords, sessions or SessionLimits(), self._changed)
         self.accounts = Accounts(database, passwords, self._changed)
-        self.projects = Projects(database, self._changed)
+        self.projects = Projects(database, self._changed, limits or DefaultLimits())
         self.admission = Admission(database, self.projects)
         self.audit = Audit(database)
         self.devices = Devices(self.sign_in)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from updraft import errors
 from updraft.store.database import Database, Work
+
+T = TypeVar("T")
 
 log = logging.getLogger("updraft.execution")
 
@@ -37,11 +39,20 @@ class Background:
             log.error("%s failed", task.get_name(), exc_info=error)
 
     async def write(self, store: Work[bool]) -> bool:
-        """Write a grant or an ending, however long the disk is full: whoever waits can wait."""
+        """Write a grant or an ending, however long that takes: whoever waits can wait."""
         while True:
             try:
                 return await self._database.write(store)
-            except errors.DiskFull as error:
+            except (errors.DiskFull, errors.Unavailable) as error:
+                log.error("%s; trying again", error.message)  # noqa: TRY400 - no trace needed
+                await self.wait_for_room()
+
+    async def read(self, look: Work[T]) -> T:
+        """Read what a job needs to go on, however long the database is away."""
+        while True:
+            try:
+                return await self._database.read(look)
+            except errors.Unavailable as error:
                 log.error("%s; trying again", error.message)  # noqa: TRY400 - no trace needed
                 await self.wait_for_room()
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from updraft import errors
 from updraft.model.ending import outcome_of
-from updraft.model.job import Outcome
+from updraft.model.job import Outcome, name_of
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveJob, LiveRunner
+from updraft.storage.segments import SegmentReader
 from updraft.wire import frames
 
 _FIRST_SERIAL = 1 << 60
@@ -36,6 +38,7 @@ class _Run:
     runner: str
     follower: Follower
     name: str
+    folder: str
 
 
 class BesideRuns:
@@ -61,7 +64,7 @@ class BesideRuns:
             raise errors.Unavailable(f"the runner of job {job.id} is away; try again")
         serial = _FIRST_SERIAL + secrets.randbits(56)
         folder = str(self.execution.live.folder_of(job.id, attempt.number) / f"exec-{serial:x}")
-        self._runs[serial] = _Run(runner.name, follower, os.fsdecode(argv[0]))
+        self._runs[serial] = _Run(runner.name, follower, name_of(argv), folder)
         if runner.ships:
             self.execution.intake.begin(serial, folder, lambda: None)
             self.execution.intake.granted(serial, runner.data)
@@ -132,7 +135,20 @@ class BesideRuns:
                 self.execution.relay.runner_joined([serial], runner.data, ships=runner.ships)
             if report.get("end") is not None:
                 self.handle(serial, frames.EXITED, report["end"])
+        there = {report["attempt"] for report in reports}
+        self._lose(runner.name, "its runner does not know it any more", but=there)
         return rest
+
+    def runner_lost(self, runner: str, why: str) -> None:
+        """A runner's tasks are given up, and what was beside them."""
+        self._lose(runner, why)
+
+    def _lose(self, runner: str, why: str, but: Container[int] = ()) -> None:
+        """End what was on a runner, but for these, as far as it can be told here."""
+        for serial, run in list(self._runs.items()):
+            if run.runner == runner and serial not in but:
+                stdout, stderr = (SegmentReader(run.folder, name) for name in ("stdout", "stderr"))
+                self._end(serial, run, {"lost": why}, (stdout.length(), stderr.length()))
 
     def forward(self, serial: int, kind: int, body: dict[str, Any]) -> None:
         """Send a control frame to the process's runner."""

@@ -48,7 +48,6 @@ class Endings:
         """End an attempt, as ``end`` says, and its job unless that is tried again."""
         if job.ending or job.attempt is not attempt:
             return
-        job.ending = True
         now = time.time_ns()
         outcome = outcome_of(end, job.command_name, job.need.memory_bytes)
         lost = "lost" in end
@@ -68,9 +67,9 @@ class Endings:
         else:
             job_values = ended_values(outcome, end.get("at", now))
             said = [event_row(job, outcome.state, outcome.message, attempt.number)]
-        if attempt.started_ns is not None and not attempt.start_stored:
+        start_too = attempt.started_ns is not None and not attempt.start_stored
+        if start_too:
             # A short task's start and end are one write, of as many statements as an end alone.
-            attempt.start_stored = True
             start = start_of(job, attempt)
             attempt_values = {**start.attempt, **attempt_values}
             job_values = {**start.job, **job_values}
@@ -86,7 +85,15 @@ class Endings:
             return moved
 
         faults.reached("log-terminal")
-        moved = await self._background.write(store)
+        job.ending = True
+        attempt.start_stored = attempt.start_stored or start_too
+        try:
+            moved = await self._background.write(store)
+        except BaseException:
+            # It has not ended: the next report of it, or a cancellation, tries again.
+            job.ending = False
+            attempt.start_stored = attempt.start_stored and not start_too
+            raise
         if not moved:
             log.error("the end of attempt %d of job %s was stale", attempt.number, job.id)
         self._live.release(job, attempt)

@@ -139,11 +139,13 @@ class Fleet:
         return Place(self._live.runners[name].known, own.text)
 
     def admit(self, carried: credentials.Credential) -> Runner:
-        """Return the runner that carries this credential.  Raises ``errors.NotSignedIn``."""
+        """Return the runner that carries this credential.  Raises ``errors.RunnerRemoved``."""
         digest, name = self._digests.get(carried.id, (b"", ""))
         runner = self._live.runners.get(name)
         if not carried.matches(digest) or runner is None:
-            raise errors.NotSignedIn("this runner was removed; join again: updraft runner join URL")
+            raise errors.RunnerRemoved(
+                "this runner was removed; join again: updraft runner join URL"
+            )
         return runner.known
 
     def runners(self, who: Principal) -> list[RunnerView]:
@@ -196,7 +198,7 @@ class Fleet:
         self._digests = {
             identity: known for identity, known in self._digests.items() if known[1] != name
         }
-        self._execution.runners.removed(runner)
+        self._execution.runners.removed(self._live.runners.get(name, runner))
 
     # -- join tokens
 
@@ -276,7 +278,11 @@ class Fleet:
 
     def _know(self, row: RowMapping) -> None:
         known = Runner(
-            row["name"], row["pool"], serves=row["serves"], draining=bool(row["draining"])
+            row["name"],
+            row["pool"],
+            serves=row["serves"],
+            draining=bool(row["draining"]),
+            credential=row["credential"],
         )
         capacity = json.loads(row["capacity"])
         pool = self._live.pools.get(known.pool)

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from updraft.model.job import name_of
 from updraft.model.states import Wanted
 from updraft.scheduling.capacity import NOTHING
 from updraft.scheduling.queue import Grant, place
@@ -93,13 +94,20 @@ class Granting:
             queries.insert_attempt(connection, values)
             return True
 
-        await self._background.write(store)
+        try:
+            await self._background.write(store)
+        except BaseException:
+            self._live.release(job, attempt)
+            self._live.wait(job)
+            raise
         attempt.stored = True
         await self.spawn_stored(job, attempt)
 
     async def spawn_stored(self, job: LiveJob, attempt: LiveAttempt) -> None:
         """Send a grant whose command and environment are in the database."""
-        row = await self._database.read(lambda c: queries.command_of(c, job.serial))
+        row = await self._background.read(lambda c: queries.command_of(c, job.serial))
+        if job.attempt is not attempt or job.ending:
+            return  # it is another's turn, or nobody's
         environment = None
         if row.environment is not None and row.key_slot is not None:
             environment = self._keys.decrypt(row.key_slot, row.environment)
@@ -108,7 +116,7 @@ class Granting:
             await self._endings.finish(job, attempt, {**end, "stdout": 0, "stderr": 0})
             return
         command = unpack_dict(row.command)
-        job.command_name = os.fsdecode(command["argv"][0])
+        job.command_name = name_of(command["argv"])
         if job.wanted is Wanted.CANCEL:
             await self._endings.finish_unstarted(job, "cancelled before it started")
             return
@@ -118,6 +126,8 @@ class Granting:
         self, job: LiveJob, attempt: LiveAttempt, command: dict[str, Any], environment: bytes
     ) -> None:
         """Send a grant that is stored to its runner, if that is there."""
+        if job.attempt is not attempt or job.ending:
+            return  # given up while it was being stored, or looked up
         runner = self._live.runners.get(attempt.runner)
         if runner is None or runner.control is None or runner.data is None:
             return  # gone meanwhile; reconciling with it sends the grant again

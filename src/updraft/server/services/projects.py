@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.access import DEFAULT_PROJECT, Principal, Role
-from updraft.model.limits import NO_LIMITS, Limits
+from updraft.model.limits import DefaultLimits, Limits
 from updraft.server.services import accounts
 from updraft.server.services.audit import note
 from updraft.server.services.authority import need_full_scope, need_server_admin
@@ -46,9 +46,15 @@ class _Known:
 
 
 class Projects:
-    """The projects of the server.  ``changed`` is called once a change is stored."""
+    """The projects of the server.  ``changed`` is called once a change is stored.
 
-    def __init__(self, database: Database, changed: Callable[[], None]) -> None:
+    ``defaults``: the limits of those that have none of their own.
+    """
+
+    def __init__(
+        self, database: Database, changed: Callable[[], None], defaults: DefaultLimits
+    ) -> None:
+        self.defaults = defaults
         self._database = database
         self._changed = changed
         self._known: dict[str, _Known] = {}
@@ -61,21 +67,25 @@ class Projects:
 
         projects, members = await self._database.read(read)
         known = {
-            row["name"]: _Known(limits_in(row), row["archived_ns"] is not None) for row in projects
+            row["name"]: _Known(
+                limits_in(row).over(self.defaults.project), row["archived_ns"] is not None
+            )
+            for row in projects
         }
         for row in members:
             role = Role(row["role"])
-            known[row["project_name"]].members[row["user_name"]] = (role, limits_in(row))
+            limits = limits_in(row).over(self.defaults.user)
+            known[row["project_name"]].members[row["user_name"]] = (role, limits)
         self._known = known
 
     # -- what scheduling and admission ask
 
     def limits_of(self, project: str, owner: str) -> tuple[Limits, Limits]:
-        """Return a project's limits, and the owner's in it."""
+        """Return the limits that hold for a project, and for the owner in it."""
         known = self._known.get(project)
         if known is None:
-            return NO_LIMITS, NO_LIMITS
-        return known.limits, known.members.get(owner, (None, NO_LIMITS))[1]
+            return self.defaults.project, self.defaults.user
+        return known.limits, known.members.get(owner, (None, self.defaults.user))[1]
 
     def is_archived(self, project: str) -> bool:
         """Whether the project takes no more jobs."""
@@ -247,7 +257,7 @@ def no_project(name: str) -> errors.NotFound:
 
 
 def limits_in(row: RowMapping) -> Limits:
-    """Return the limits in a project's or a member's row."""
+    """Return the limits of their own in a project's or a member's row."""
     return Limits(**{name: row[name] for name in queries.LIMITS})
 
 

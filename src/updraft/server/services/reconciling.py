@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from updraft.model.states import Wanted
@@ -33,6 +34,8 @@ class Reconciling:
         self._endings = endings
         self._reports = reports
         self._attendance = attendance
+        self.when_lost: Callable[[str, str], None] = lambda *_: None
+        """Called with the name of a runner whose tasks are given up, and why."""
 
     def joined(self, runner: LiveRunner, reports: list[dict[str, Any]]) -> None:
         """A runner has connected, with all that its keeper holds: reconcile."""
@@ -128,6 +131,7 @@ class Reconciling:
     def lost(self, runner: LiveRunner, why: str) -> None:
         """A runner's lease has run out: what it had is given up, and tried again where asked."""
         runner.lost = True
+        self.when_lost(runner.name, why)
         for held in self._live.attempts_on(runner.name):
             if held.attempt is not None and not held.ending:
                 self._endings.end_attempt(held, held.attempt, {"lost": why})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 
 from sqlalchemy import Connection
@@ -12,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from updraft import errors, faults
 from updraft.model.access import Principal
-from updraft.model.job import Submission, new_job_id
+from updraft.model.job import Submission, name_of, new_job_id
 from updraft.model.pool import LOCAL_POOL, Pool
 from updraft.model.states import State
 from updraft.scheduling.capacity import Capacity
@@ -81,7 +80,7 @@ class Submitting:
             grace_ms=policy.grace_ms,
             attached=submission.attached,
             created_ns=now,
-            command_name=os.fsdecode(submission.command.argv[0]),
+            command_name=name_of(submission.command.argv),
             terminal=submission.command.terminal is not None,
             key_slot=slot,
             client=client,
