@@ -1,7 +1,10 @@
 """A running server's health, as whoever watches it asks: over the socket, with plain HTTP."""
 
 import json
+import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -12,11 +15,22 @@ from tests.waiting import until
 from updraft.testing.instance import Instance, instance
 
 
+@contextmanager
+def plain_http(own: Instance) -> Iterator[httpx.Client]:
+    """Return a client that speaks to an instance's socket, however long its path is."""
+    folder = os.open(own.state, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        transport = httpx.HTTPTransport(uds=f"/proc/self/fd/{folder}/server.sock")
+        with httpx.Client(transport=transport, base_url="http://updraft") as client:
+            yield client
+    finally:
+        os.close(folder)
+
+
 def test_a_running_server_is_alive_and_ready_and_its_log_knows_the_request(
     updraft_home: Instance,
 ) -> None:
-    transport = httpx.HTTPTransport(uds=str(updraft_home.state / "server.sock"))
-    with httpx.Client(transport=transport, base_url="http://updraft") as client:
+    with plain_http(updraft_home) as client:
         assert client.get("/healthz").text == "alive\n"
         assert client.get("/readyz").text == "ready\n"
         answer = client.get("/api/v1/jobs", headers={"X-Request-ID": "asked-by-the-test"})
@@ -32,9 +46,8 @@ def test_a_running_server_is_alive_and_ready_and_its_log_knows_the_request(
 
 
 def test_a_server_with_a_metrics_token_shows_its_measures_and_logs_json(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
 ) -> None:
-    tmp_path = tmp_path_factory.mktemp("m")  # short enough for a socket's path
     token = secrets.token_hex(16)
     (tmp_path / "token").write_text(f"{token}\n")
     with instance(tmp_path / "home") as own:
@@ -45,8 +58,7 @@ def test_a_server_with_a_metrics_token_shows_its_measures_and_logs_json(
             f'[telemetry]\nmetrics_token_file = "{tmp_path / "token"}"\n'
         )
         assert own.run("urun", "-q", "true").returncode == 0
-        transport = httpx.HTTPTransport(uds=str(own.state / "server.sock"))
-        with httpx.Client(transport=transport, base_url="http://updraft") as client:
+        with plain_http(own) as client:
             headers = {"Authorization": f"Bearer {token}", "X-Request-ID": "the-test"}
             body = client.get("/metrics", headers=headers)
             client.get("/api/v1/jobs", headers=headers)
