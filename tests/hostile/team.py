@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,6 +136,7 @@ class Frames:
     def __init__(self, peer: ssl.SSLSocket, first: bytes = b"") -> None:
         self.peer = peer
         self._reader = frames.FrameReader()
+        self._read: deque[tuple[int, int, int, bytes]] = deque()
         if first:
             self.send(first)
 
@@ -148,9 +150,21 @@ class Frames:
 
     def answers(self, *last: int, seconds: float = 20.0) -> list[tuple[int, dict[str, Any]]]:
         """All control frames up to one of these kinds, or to the connection's end."""
+        return [
+            (kind, unpack_dict(payload) if payload else {})
+            for kind, _, _, payload in self.received(*last, seconds=seconds)
+            if kind not in (frames.DATA, frames.ACK, frames.GREW, frames.CLOSE)
+        ]
+
+    def received(self, *last: int, seconds: float = 20.0) -> list[tuple[int, int, int, bytes]]:
+        """All frames up to one of these kinds, or to the connection's end."""
         self.peer.settimeout(seconds)
-        found: list[tuple[int, dict[str, Any]]] = []
-        while not found or found[-1][0] not in last:
+        found: list[tuple[int, int, int, bytes]] = []
+        while True:
+            while self._read:
+                found.append(self._read.popleft())
+                if found[-1][0] in last:
+                    return found
             try:
                 chunk = self.peer.recv(1 << 16)
             except TimeoutError:
@@ -159,10 +173,10 @@ class Frames:
                 chunk = b""
             if not chunk:
                 return found
-            for kind, _, _, payload in self._reader.feed(chunk):
-                if kind not in (frames.DATA, frames.ACK, frames.GREW, frames.CLOSE):
-                    found.append((kind, unpack_dict(bytes(payload)) if payload else {}))
-        return found
+            self._read += (
+                (kind, channel, offset, bytes(payload))
+                for kind, channel, offset, payload in self._reader.feed(chunk)
+            )
 
     def close(self) -> None:
         """Go."""

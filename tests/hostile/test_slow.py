@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.hostile.team import Frames, Team, ended, hello, submit
+from tests.hostile.team import Team, ended, hello, submit
 from tests.waiting import until
 from updraft.wire import frames
 
@@ -168,6 +168,7 @@ def test_one_address_has_its_connections_and_no_more(server: Team) -> None:
             assert server.good() < SANE_SECONDS
             held.pop().close()
             again = until(follow, "room for the address again")
+            assert again is not None
             held.append(again)
             assert follow() is None
         finally:

@@ -58,6 +58,7 @@ async def build(
     fleet = Fleet(database, execution, configured_pools(configuration))
     await fleet.load()
     access = Access(database, _sessions(configuration), _oidc(configuration))
+    access.admission.quota_bytes = configuration.server.output_quota
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule

@@ -289,6 +289,7 @@ class Execution:
             "tty": tty,
         }
         self.relay.granted(attempt.serial, runner.data, ships=runner.ships)
+        attempt.keeper = runner.keeper
         runner.control.send_message(frames.SPAWN, spec, attempt.serial << 2)
         self.live.send_signals(runner, attempt)
 
@@ -353,7 +354,14 @@ class Execution:
     # -- runners
 
     def runner_joined(self, runner: LiveRunner, reports: list[dict[str, Any]]) -> None:
-        """A runner has connected, with all that its keeper holds: reconcile."""
+        """A runner has connected, with all that its keeper holds: reconcile.
+
+        The newer connection fences the older, whoever it is that holds that: what is said there
+        from now on is not taken, and what only that one has is given up.
+        """
+        before = self.live.runners.get(runner.name)
+        if before is not None:
+            self.hang_up(before)
         runner.free = self.live.free_beside(runner.name, runner.total)
         self.live.runners[runner.name] = runner
         self._some_runner.set()
@@ -364,8 +372,13 @@ class Execution:
             serial = report["attempt"]
             job = self.live.by_attempt.get(serial)
             end = report.get("end")
-            if job is None or job.attempt is None or job.attempt.serial != serial:
-                # Ended or superseded here: nothing that it says is taken any more.
+            if (
+                job is None
+                or job.attempt is None
+                or job.attempt.serial != serial
+                or job.attempt.runner != runner.name
+            ):
+                # Ended or superseded here, or another's: nothing that it says of it is taken.
                 if end is not None:
                     forget.append(serial)
                 else:
@@ -401,7 +414,10 @@ class Execution:
             attempt.spawned = False
             if not attempt.stored:
                 continue  # it is sent once it is
-            if attempt.started_ns is None:
+            # A keeper that another took the place of may have started it: a copy of the runner's
+            # token is on two machines, or this one was set up anew.
+            elsewhere = runner.known.remote and attempt.keeper not in ("", runner.keeper)
+            if attempt.started_ns is None and not elsewhere:
                 # The keeper notes an attempt before it starts it, so this one never started.
                 self._spawn_task(self._spawn_stored(held, attempt), f"grant {held.id} again")
             else:
@@ -457,11 +473,11 @@ class Execution:
         if job is None or job.attempt is None or job.attempt.started_ns is not None:
             return
         attempt = job.attempt
-        attempt.pid, attempt.started_ns = started["pid"], started["at"]
+        attempt.pid, attempt.started_ns = started["pid"], _meanwhile(attempt, started["at"])
         job.state = State.RUNNING
         if job.started_ns is None:
             queued_ns = attempt.granted_ns - job.created_ns
-            started_ns = started["at"] - attempt.granted_ns
+            started_ns = attempt.started_ns - attempt.granted_ns
             self.launched(job.pool, max(queued_ns, 0) / 1e9, max(started_ns, 0) / 1e9)
         job.started_ns = job.started_ns or attempt.started_ns
         if job.client is not None:
@@ -520,7 +536,7 @@ class Execution:
         if job.ending or job.attempt is not attempt:
             return
         job.ending = True
-        now = time.time_ns()
+        end = {**end, "at": _meanwhile(attempt, end.get("at") or time.time_ns())}
         outcome = outcome_of(end, job.command_name, job.need.memory_bytes)
         lost = "lost" in end
         again = (
@@ -534,7 +550,7 @@ class Execution:
                 event_row(job, State.IN_QUEUE, f"{outcome.message}; trying again", attempt.number)
             ]
         else:
-            job_values = ended_values(outcome, end.get("at", now))
+            job_values = ended_values(outcome, end["at"])
             said = [event_row(job, outcome.state, outcome.message, attempt.number)]
         if attempt.started_ns is not None and not attempt.start_stored:
             # A short task's start and end are one write, of as many statements as an end alone.
@@ -713,6 +729,11 @@ class Execution:
         self._settling = True
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _meanwhile(attempt: LiveAttempt, at_ns: int) -> int:
+    """Return when something happened to an attempt by its runner's clock, within what ours says."""
+    return min(max(at_ns, attempt.granted_ns), time.time_ns())
 
 
 def _time_limit(asked_ms: int | None, pool: Pool) -> int | None:

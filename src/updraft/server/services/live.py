@@ -63,6 +63,8 @@ class LiveAttempt:
     granted_ns: int
     started_ns: int | None = None
     pid: int | None = None
+    keeper: str = ""
+    """Whom the grant was sent to; empty: nobody, or by an earlier server."""
     stored: bool = False
     """Whether the grant is in the database; before that no runner hears of it."""
     start_stored: bool = False
