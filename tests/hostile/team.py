@@ -98,6 +98,13 @@ class Team:
             trust_env=False,
         )  # fmt: skip
 
+    def at(self, source: str) -> httpx.Client:
+        """A client of the API at one of loopback's addresses, with no credential."""
+        transport = httpx.HTTPTransport(verify=_context(), local_address=source)
+        return httpx.Client(
+            base_url=f"{self.url}/api/v1", transport=transport, timeout=30, trust_env=False
+        )
+
     def good(self) -> float:
         """Do what a well-meaning user does; return the seconds that it took."""
         begun = time.monotonic()
