@@ -3,8 +3,8 @@
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from hypothesis import given, settings
@@ -33,9 +33,11 @@ TINY = {
 }
 
 
-def flood(peer: Frames, data: bytes, over: threading.Event) -> threading.Thread:
-    """Send the same again and again, as long as the server takes it."""
+@contextmanager
+def flood_of(peer: Frames, data: bytes) -> Iterator[None]:
+    """Send the same again and again for a ``with`` block, as long as the server takes it."""
     many = data * (1 + (1 << 18) // len(data))
+    over = threading.Event()
     peer.peer.settimeout(None)
 
     def send() -> None:
@@ -44,30 +46,27 @@ def flood(peer: Frames, data: bytes, over: threading.Event) -> threading.Thread:
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        over.set()
+        with suppress(OSError):
+            peer.peer.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
 
 
 @pytest.mark.parametrize("kind", TINY)
 def test_a_flood_slows_nobody_else_down(server: Team, kind: str) -> None:
     """Signed in, with a job that runs, on three connections at once."""
     before = server.resident_bytes()
-    over = threading.Event()
-    floods: list[tuple[Frames, threading.Thread]] = []
-    try:
+    with ExitStack() as all_of_them:
         for _ in range(3):
-            peer = server.session("ben")
+            peer = all_of_them.enter_context(server.session("ben"))
             peer.send(submit("sleep", "60", stdin=True))
             assert peer.answers(frames.STARTED)[-1][0] == frames.STARTED
-            floods.append((peer, flood(peer, TINY[kind], over)))
+            all_of_them.enter_context(flood_of(peer, TINY[kind]))
         assert max(server.good() for _ in range(5)) < SANE_SECONDS
         assert server.resident_bytes() - before < MEMORY
-    finally:
-        over.set()
-        for peer, thread in floods:
-            with suppress(OSError):
-                peer.peer.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
-            peer.close()
     assert server.good() < SANE_SECONDS
 
 

@@ -9,12 +9,13 @@ from contextlib import suppress
 
 import pytest
 
-from tests.hostile.team import Frames, Team, ended, hello, submit
+from tests.hostile.team import Team, ended, hello, submit
 from tests.waiting import until
 from updraft.wire import frames
 
-SETTINGS = "connections_per_peer = 80"  # of which 20 may be unknown
-UNKNOWN = 20
+CONNECTIONS = 80
+UNKNOWN = 20  # of them
+SETTINGS = f"connections_per_peer = {CONNECTIONS}"
 STRANGER = "127.0.0.2"
 SECONDS = 20.0  # all limits here are of 10 s
 SANE_SECONDS = 3.0
@@ -137,26 +138,44 @@ def test_many_slow_ones_from_many_addresses_slow_nobody_down(server: Team) -> No
             peer.close()
 
 
-@pytest.mark.slow
 def test_one_address_has_its_connections_and_no_more(server: Team) -> None:
     """Signed in, too; other addresses have theirs."""
-    held: list[Frames] = []
-    try:
-        with suppress(OSError):  # a reset, or the end, wherever it comes
-            while len(held) <= 80:
-                each = Frames(server.tls(STRANGER), hello(server.tokens["ben"]))
-                held.append(each)
+    with server.session("ben") as running:
+        running.send(submit("sleep", "60", stdin=False))
+        job = dict(running.answers(frames.STARTED))[frames.ACCEPTED]["job"]
+        ask = (
+            f"GET /api/v1/jobs/{job}/events?follow=true HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {server.tokens['ben']}\r\n\r\n"
+        ).encode()
+
+        def follow() -> ssl.SSLSocket | None:
+            """A connection that stays; None: it was not taken."""
+            with suppress(OSError):  # a reset, or the end, wherever it comes
+                peer = server.tls(STRANGER)
+                peer.sendall(ask)
                 # Its answer says that it is known: it takes none of the unknown ones' places.
-                job = {"job": "nosuch", "attempt": 1, "stdout": 0, "stderr": 0}
-                if len(held) % 10 == 0:
-                    each.send(frames.message(frames.ATTACH, job))
-                    assert each.answers(frames.ERROR)
-                    held.pop().close()
-        assert 60 < len(held) <= 80
-        assert server.good() < SANE_SECONDS
-    finally:
-        for each in held:
-            each.close()
+                if peer.recv(1 << 16).startswith(b"HTTP/1.1 200 "):
+                    return peer
+                peer.close()
+            return None
+
+        held: list[ssl.SSLSocket] = []
+        try:
+            while (peer := follow()) is not None:
+                held.append(peer)
+                assert len(held) <= CONNECTIONS
+            assert len(held) == CONNECTIONS
+            assert server.good() < SANE_SECONDS
+            held.pop().close()
+            again = until(follow, "room for the address again")
+            assert again is not None
+            held.append(again)
+            assert follow() is None
+        finally:
+            for peer in held:
+                peer.close()
+        running.send(frames.message(frames.CANCEL, {}))
+        assert running.answers(frames.ENDED)
 
 
 def test_a_client_that_does_not_read_costs_what_its_window_is(server: Team) -> None:

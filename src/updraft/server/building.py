@@ -67,6 +67,7 @@ async def build(
     access = Access(
         database, _sessions(configuration), _oidc(configuration), _limits(configuration)
     )
+    access.admission.quota_bytes = configuration.server.output_quota
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule

@@ -31,6 +31,8 @@ class SegmentWriter:
         self._segment_end = self._head_bytes
         self._tail: list[int] = []  # where the segments behind the head start
         self.length = 0
+        self.kept_bytes = 0
+        """How much of it lies in files."""
 
     @classmethod
     def resume(
@@ -44,6 +46,7 @@ class SegmentWriter:
         writer = cls(folder, name, quota_bytes)
         with SegmentReader(folder, name) as reader:
             starts, writer.length = reader.starts(), reader.length()
+            writer.kept_bytes = sum(os.stat(reader.file(start)).st_size for start in starts)
         if not starts:
             return writer
         last = starts[-1]
@@ -52,10 +55,10 @@ class SegmentWriter:
         writer._segment_end = last + writer._segment_bytes if last else writer._head_bytes
         return writer
 
-    def skip(self, offset: int) -> None:
+    def skip(self, offset: int, keep_from: int | None = None) -> None:
         """Go on at ``offset``: what lies between was cut where it came from.
 
-        Raises ``OSError``.
+        ``keep_from`` is as of ``append``.  Raises ``OSError``.
         """
         if offset <= self.length:
             return
@@ -66,6 +69,7 @@ class SegmentWriter:
         self._tail.append(offset)
         self.length = offset
         self._segment_end = offset + self._segment_bytes
+        self._trim(keep_from)
 
     def append(self, data: bytes | memoryview, keep_from: int | None = None) -> int:
         """Write what fits the current segment and return its count, at least 1 for any data.
@@ -84,6 +88,7 @@ class SegmentWriter:
             self._trim(keep_from)
         count = os.write(self._fd, memoryview(data)[: self._segment_end - self.length])
         self.length += count
+        self.kept_bytes += count
         return count
 
     def close(self) -> None:
@@ -98,7 +103,9 @@ class SegmentWriter:
             start, end = self._tail[0], self._tail[1]
             if keep_from is not None and end > keep_from:
                 return
-            os.unlink(f"{self._path}.{start:016x}")
+            path = f"{self._path}.{start:016x}"
+            self.kept_bytes -= os.stat(path).st_size
+            os.unlink(path)
             del self._tail[0]
 
     @staticmethod

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, func, select, update
 
-from updraft.store.jobs import STORED_BYTES
+from updraft.store.jobs import kept_bytes
 from updraft.store.tables import attempts, audit, credentials, jobs, members, projects, users
 
 Values = dict[str, Any]
@@ -233,10 +233,10 @@ def delete_memberships(connection: Connection, user_serial: int) -> None:
     connection.execute(delete(members).where(members.c.user_serial == user_serial))
 
 
-def stored_bytes(connection: Connection, project: str, owner: str | None = None) -> int:
+def stored_bytes(connection: Connection, project: str, owner: str | None, quota_bytes: int) -> int:
     """Return how much output of a project's jobs, or of one owner's in it, is kept."""
     statement = (
-        select(STORED_BYTES)
+        select(kept_bytes(quota_bytes))
         .join(jobs, jobs.c.serial == attempts.c.job_serial)
         .where(jobs.c.project == project, jobs.c.kept)
     )

@@ -282,18 +282,25 @@ def events_of(
     return connection.execute(statement).mappings().all()
 
 
-# PostgreSQL's sum of BIGINT is a NUMERIC.
-STORED_BYTES = func.coalesce(
-    func.sum(attempts.c.stdout_bytes + attempts.c.stderr_bytes).cast(BigInteger), 0
-)
+def kept_bytes(quota_bytes: int) -> ColumnElement[int]:
+    """Return the sum of what is kept of attempts' output, of which no stream is over its quota.
+
+    How much a task wrote is its runner's word, and may be far more than what it was let store.
+    """
+    each = [
+        case((length > quota_bytes, quota_bytes), else_=length)
+        for length in (attempts.c.stdout_bytes, attempts.c.stderr_bytes)
+    ]
+    # PostgreSQL's sum of BIGINT is a NUMERIC.
+    return func.coalesce(func.sum(each[0] + each[1]).cast(BigInteger), 0)
 
 
 def ended_with_output(
-    connection: Connection, before_ns: int | None, limit: int
+    connection: Connection, before_ns: int | None, limit: int, quota_bytes: int
 ) -> Sequence[Row[tuple[int, str, int]]]:
     """Return (serial, id, stored_bytes) of ended jobs whose output is kept, oldest first."""
     statement = (
-        select(jobs.c.serial, jobs.c.id, STORED_BYTES.label("stored_bytes"))
+        select(jobs.c.serial, jobs.c.id, kept_bytes(quota_bytes).label("stored_bytes"))
         .join(attempts, attempts.c.job_serial == jobs.c.serial, isouter=True)
         .where(jobs.c.state.in_(tuple(TERMINAL)), jobs.c.kept)
         .group_by(jobs.c.serial, jobs.c.id)
@@ -303,10 +310,10 @@ def ended_with_output(
     return connection.execute(statement.order_by(jobs.c.serial).limit(limit)).all()
 
 
-def stored_bytes(connection: Connection) -> int:
-    """Return how much output of ended jobs was written and is still kept."""
+def stored_bytes(connection: Connection, quota_bytes: int) -> int:
+    """Return how much output of ended jobs is kept."""
     statement = (
-        select(STORED_BYTES)
+        select(kept_bytes(quota_bytes))
         .join(jobs, jobs.c.serial == attempts.c.job_serial)
         .where(jobs.c.state.in_(tuple(TERMINAL)), jobs.c.kept)
     )

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from updraft.wire.schemas import Answer, Device, Request
 
@@ -14,13 +14,24 @@ Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[!-~]([ -~]*
 Text = Annotated[str, Field(max_length=255, pattern=r"^[ -~]*$")]
 
 
+class Gpu(BaseModel):
+    """A GPU of a machine's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    index: int = Field(ge=0, le=1 << 31)
+    uuid: Text
+    kind: Text
+    memory_bytes: int = Field(ge=0, le=1 << 60)
+
+
 class Capacity(Request):
     """What a machine has."""
 
     cpus_milli: int = Field(ge=0, le=1 << 31)
     memory_bytes: int = Field(ge=0, le=1 << 60)
-    gpus: list[dict[str, str | int]] = Field(default_factory=list, max_length=1024)
-    host: str = Field(default="", max_length=255)
+    gpus: list[Gpu] = Field(default_factory=list, max_length=1024)
+    host: Text = ""
 
 
 class JoinRequest(Request):

@@ -10,12 +10,10 @@ from typing import Any
 from updraft import errors
 from updraft.model.pool import Runner
 from updraft.scheduling.capacity import shaped
-from updraft.server.services import told
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveRunner
-from updraft.wire import frames
-from updraft.wire.packing import PackingError
+from updraft.wire import frames, reports
 from updraft.wire.transport import FrameConnection, body_of
 
 _CONTROL = frozenset({frames.STOPPED, frames.CONTINUED})
@@ -60,7 +58,7 @@ class AgentControl:
         self._sessions = sessions
         self._execution = sessions.execution
         self._connection: FrameConnection | None = None
-        self._token = secrets.token_hex(16)
+        self.token = secrets.token_hex(16)
         self.known = known
         self.runner: LiveRunner | None = None
         self.data: FrameConnection | None = None
@@ -68,12 +66,12 @@ class AgentControl:
 
     def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
         self._connection = connection
-        self._sessions.waiting[self._token] = self
+        self._sessions.waiting[self.token] = self
         lease = self._sessions.lease
         connection.send_message(
             frames.WELCOME,
             {
-                "session": self._token,
+                "session": self.token,
                 "ships": self.known.remote,
                 "lease_ms": round(lease.seconds * 1000) if self.known.remote else 0,
                 "fence_grace_ms": round(lease.fence_grace_seconds * 1000),
@@ -117,8 +115,8 @@ class AgentControl:
             keeper_release=report["keeper_release"],
             reported=capacity,
         )
-        reports = self._sessions.beside.runner_joined(self.runner, report["attempts"])
-        self._execution.runners.joined(self.runner, reports)
+        rest = self._sessions.beside.runner_joined(self.runner, report["attempts"])
+        self._execution.runners.joined(self.runner, rest)
         self._report = None
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
@@ -127,7 +125,7 @@ class AgentControl:
             if self._connection is not None:
                 self._connection.send_stream(frames.PONG, 0, offset)
         elif kind == frames.REPORT:
-            self._report = _whole(body_of(payload))
+            self._report = reports.report_of(body_of(payload))
             self._take_part()
         if self.runner is None:
             return
@@ -138,20 +136,18 @@ class AgentControl:
         # What a runner says of what it does not have is not taken.
         if self._sessions.beside.is_on(serial, self.runner):
             if kind in _REPORTS:
-                body = body_of(payload)
-                body = told.ended(body) if kind == frames.EXITED else body
-                self._sessions.beside.handle(serial, kind, body)
+                self._sessions.beside.handle(serial, kind, _report(kind, payload))
             return
         if not self._execution.runners.is_on(serial, self.runner):
             return
         if kind == frames.STARTED:
-            self._execution.reports.started(serial, told.started(body_of(payload)))
+            self._execution.reports.started(serial, _report(kind, payload))
         elif kind == frames.EXITED:
-            self._execution.reports.exited(serial, told.ended(body_of(payload)))
+            self._execution.reports.exited(serial, _report(kind, payload))
         elif kind == frames.GREW:
             self._execution.reports.grew(serial)
         elif kind in _CONTROL:
-            self._execution.reports.said(serial, kind, body_of(payload))
+            self._execution.reports.said(serial, kind, _report(kind, payload))
 
     def stream(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         """A stream frame arrived, on either connection."""
@@ -177,7 +173,7 @@ class AgentControl:
 
     def closed(self) -> None:
         self._connection = None
-        self._sessions.waiting.pop(self._token, None)
+        self._sessions.waiting.pop(self.token, None)
         if self.runner is not None:
             self._execution.runners.left(self.runner)
         if self.data is not None:
@@ -192,13 +188,14 @@ class AgentControl:
         """Grants are bounded by what the runner has room for."""
 
 
-def _whole(report: dict[str, Any]) -> dict[str, Any]:
-    """Return a report.  Raises ``PackingError`` where something is missing."""
-    wanted = ("capacity", "attempts", "keeper", "keeper_pid", "pid", "release", "keeper_release")
-    for name in wanted:
-        if name not in report:
-            raise PackingError(f"a report without {name}")
-    return {**report, "attempts": told.attempts(report["attempts"])}
+def _report(kind: int, payload: bytes | memoryview) -> dict[str, Any]:
+    """Return what is said of an attempt.  Raises ``PackingError``."""
+    body = body_of(payload)
+    if kind == frames.STARTED:
+        return reports.started_of(body)
+    if kind == frames.EXITED:
+        return reports.end_of(body)
+    return reports.said_of(body)
 
 
 class AgentData:
@@ -210,9 +207,11 @@ class AgentData:
         self._control: AgentControl | None = None
 
     def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
-        control = self._sessions.waiting.pop(body["session"], None)
+        session = body.get("session")
+        control = self._sessions.waiting.get(session) if type(session) is str else None
         if control is None or control.known.name != self._known.name:
             raise errors.NotAllowed("there is no such agent session; connect again")
+        del self._sessions.waiting[control.token]
         self._control = control
         control.join(connection)
 

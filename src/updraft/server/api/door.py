@@ -228,6 +228,7 @@ class _Framed(FrameConnection):
         self._guest = guest
         self._is_agent = False
         self._allowance: pacing.Allowance | None = None
+        self._cost = pacing.cost
         self._chunks: deque[bytes] = deque()
         self._frames: Iterator[tuple[int, int, int, bytes | memoryview]] | None = None
         self._waits = False
@@ -240,12 +241,18 @@ class _Framed(FrameConnection):
         self._doors.clients.add(self)
         self.max_unsent_bytes = _CLIENT_UNSENT_BYTES
         if self._guest.principal is None:
-            self._allowance = pacing.Allowance(asyncio.get_running_loop().time())
+            self._pace(pacing.CLIENT_RATE)
 
     def is_agent(self) -> None:
         """Much goes through it."""
         self._is_agent = True
         self.max_unsent_bytes = _AGENT_UNSENT_BYTES
+        if self._guest.principal is None:
+            self._cost = pacing.agent_cost
+            self._pace(pacing.AGENT_RATE)
+
+    def _pace(self, rate: int) -> None:
+        self._allowance = pacing.Allowance(asyncio.get_running_loop().time(), rate)
 
     def data_received(self, data: bytes) -> None:
         if self._allowance is None:
@@ -268,7 +275,7 @@ class _Framed(FrameConnection):
         try:
             for kind, channel, offset, payload in self._arrived():
                 self.handler.frame(kind, channel, offset, payload)
-                work += pacing.cost(kind, len(payload))
+                work += self._cost(kind, len(payload))
                 if work + self._reader.empty >= most:
                     break
             work += self._reader.empty
@@ -367,9 +374,11 @@ class _Unknown:
         """Let in who carries a credential that fits the role."""
         session: Session | None = None
         try:
-            token, project = body.get("token"), body.get("project")
+            token, project = body.get("token"), body.get("project") or ""
             if self._doors.gate is None or type(token) is not str:
                 raise errors.NotSignedIn("this needs a credential; sign in: updraft login URL")
+            if type(project) is not str:
+                raise errors.BadRequest("project: a project's name is needed")
             who = await self._doors.gate.admit(token, project or None, self._guest.peer)
             if isinstance(who, Principal) and role in self._doors.client_roles:
                 session = self._doors.client_roles[role](who)

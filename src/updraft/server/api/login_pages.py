@@ -175,7 +175,10 @@ class _Pages:
         user = await self._access.sign_in.browser_user(request.cookies.get(SESSION_COOKIE, ""))
         if user is None:
             return _to_login(code)
-        waiting = self._access.devices.find(code)
+        try:
+            waiting = self._access.devices.find(code, peer_of(request))
+        except errors.TooManyRequests as error:
+            return _answer(_box("Refused", error.message), error.status)
         if waiting is None:
             visit = self._visit(request, "", "no program waits with this code (any more)")
             return await self._page(request, visit, 404)
@@ -192,7 +195,10 @@ class _Pages:
         if user is None:
             body = self._sign_in_forms(visit)
         else:
-            body = self._code_forms(visit, user["name"])
+            try:
+                body = self._code_forms(visit, user["name"], peer_of(request))
+            except errors.TooManyRequests as error:
+                return _answer(_box("Refused", error.message), error.status)
         answer = _answer(body, status)
         if request.cookies.get(FORM_COOKIE) != visit.form_cookie:
             _set_cookie(answer, FORM_COOKIE, visit.form_cookie)
@@ -216,14 +222,14 @@ class _Pages:
             )
         return forms
 
-    def _code_forms(self, visit: _Visit, name: str) -> str:
+    def _code_forms(self, visit: _Visit, name: str, peer: str) -> str:
         who = f"<p>You are signed in as <b>{escape(name)}</b>.</p>"
         hidden = _hidden(visit)
         leave = (
             f"<form method='post' action='/login'>{hidden}"
             "<button class='plain' name='do' value='sign-out'>Sign out</button></form>"
         )
-        waiting = self._access.devices.find(visit.code) if visit.code else None
+        waiting = self._access.devices.find(visit.code, peer) if visit.code else None
         if waiting is None:
             problem = _error(visit)
             if visit.code and not problem:

@@ -22,8 +22,11 @@ _COSTS = {
     **dict.fromkeys((frames.SIGNAL, frames.RESIZE, frames.EOF, frames.CLOSE), 64),
 }
 """What goes on to a runner costs there, too, where one process serves everybody."""
-_A_SECOND = 20_000
-_BURST = 20_000
+_AGENT_COSTS = {frames.DATA: 4, frames.EOF: 64}
+"""What is stored costs more, and a cut makes a file."""
+CLIENT_RATE = 20_000
+AGENT_RATE = 50_000
+"""Of work in a second, and at once.  An agent speaks for all tasks of its runner."""
 _REST_SECONDS = 0.001
 _SLOW_SECONDS = 0.05
 
@@ -31,6 +34,11 @@ _SLOW_SECONDS = 0.05
 def cost(kind: int, size: int) -> int:
     """Return the work of a frame: one, or what its kind costs, and one for each KiB."""
     return _COSTS.get(kind, 1) + (size >> 10)
+
+
+def agent_cost(kind: int, size: int) -> int:
+    """Return the work of an agent's frame; bytes of output cost next to nothing."""
+    return _AGENT_COSTS.get(kind) or 1 + (size >> 10)
 
 
 class Flooding(Protocol):
@@ -71,13 +79,15 @@ class Queue:
 class Allowance:
     """What one connection may have handled at once."""
 
-    def __init__(self, now: float) -> None:
-        self._left = float(_BURST)
+    def __init__(self, now: float, rate: int) -> None:
+        """``rate``: of work in a second, and at once."""
+        self._rate = rate
+        self._left = float(rate)
         self._seen = now
 
     def take(self, now: float) -> int:
         """Return how much may be done now, at most a turn's work; 0: it is used up."""
-        self._left = min(self._left + (now - self._seen) * _A_SECOND, _BURST)
+        self._left = min(self._left + (now - self._seen) * self._rate, self._rate)
         self._seen = now
         return min(int(self._left), TURN)
 

@@ -87,15 +87,17 @@ async def drop_old_output(
 ) -> int:
     """Drop what is over the bounds at ``now_ns``; return how many jobs lost their output."""
     before_ns = now_ns - int(min(configuration.retention, _FOR_EVER_SECONDS) * 1e9)
+    quota = configuration.output_quota
     dropped = 0
     while True:
-        old = await database.read(lambda c: queries.ended_with_output(c, before_ns, _BATCH))
+        old = await database.read(lambda c: queries.ended_with_output(c, before_ns, _BATCH, quota))
         if not old:
             break
         dropped += await _drop(database, logs_folder, [(row.serial, row.id) for row in old])
-    over = await database.read(queries.stored_bytes) - configuration.retention_size
+    stored = await database.read(lambda c: queries.stored_bytes(c, quota))
+    over = stored - configuration.retention_size
     while over > 0:
-        oldest = await database.read(lambda c: queries.ended_with_output(c, None, _BATCH))
+        oldest = await database.read(lambda c: queries.ended_with_output(c, None, _BATCH, quota))
         if not oldest:
             break
         chosen: list[tuple[int, str]] = []

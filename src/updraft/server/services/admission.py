@@ -10,6 +10,7 @@ from updraft.model.job import Resources, Submission
 from updraft.model.limits import never_allowed
 from updraft.server.services.authority import need_run
 from updraft.server.services.projects import Projects
+from updraft.storage.segments import DEFAULT_QUOTA_BYTES
 from updraft.store import access as queries
 from updraft.store.database import Database
 from updraft.store.jobs import find_submitted
@@ -25,6 +26,7 @@ class Admission:
         self._database = database
         self._projects = projects
         self._counts: dict[tuple[str, str | None], tuple[float, int]] = {}
+        self.quota_bytes = DEFAULT_QUOTA_BYTES
 
     async def admit(self, who: Principal, submission: Submission) -> None:
         """Raise ``errors.NotAllowed``, ``errors.BadRequest`` or ``errors.Conflict`` if it may not.
@@ -68,7 +70,9 @@ class Admission:
         counted, count = self._counts.get((project, owner), (now - _COUNTED_SECONDS, 0))
         if now - counted < _COUNTED_SECONDS:
             return count
-        count = await self._database.read(lambda c: queries.stored_bytes(c, project, owner))
+        count = await self._database.read(
+            lambda c: queries.stored_bytes(c, project, owner, self.quota_bytes)
+        )
         if len(self._counts) >= _MAX_COUNTS:
             self._counts.clear()
         self._counts[project, owner] = (now, count)

@@ -93,7 +93,9 @@ class BesideRuns:
     def is_on(self, serial: int, runner: LiveRunner) -> bool:
         """Whether this process is one of ours, and runs there."""
         run = self._runs.get(serial)
-        return run is not None and run.runner == runner.name
+        if run is None or run.runner != runner.name:
+            return False
+        return self.execution.live.runners.get(runner.name) is runner
 
     def handle(self, serial: int, kind: int, body: dict[str, Any]) -> bool:
         """Take a report about ``serial``.  Returns whether it is one of ours."""

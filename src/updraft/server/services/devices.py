@@ -16,7 +16,7 @@ from hashlib import sha256
 from sqlalchemy import RowMapping
 
 from updraft import errors
-from updraft.server.auth.backoff import network_of
+from updraft.server.auth.backoff import Backoff, network_of
 from updraft.server.services import accounts
 from updraft.server.services.sign_in import SignedIn, SignIn
 
@@ -71,6 +71,7 @@ class Devices:
         self._sign_in = sign_in
         self._clock = clock
         self._waiting: dict[bytes, Waiting] = {}
+        self._guesses = Backoff(free=10, longest_seconds=900)
 
     def ask(self, client: str, peer: str) -> Asked:
         """Return the codes for a program.  Raises ``errors.TooManyRequests``."""
@@ -88,13 +89,21 @@ class Devices:
         self._waiting[_key(device_code)] = Waiting(user_code, client, peer, until)
         return Asked(device_code, user_code, EXPIRES_SECONDS, INTERVAL_SECONDS)
 
-    def find(self, user_code: str) -> Waiting | None:
-        """Return the program that shows this code and has no answer yet."""
+    def find(self, user_code: str, peer: str = "") -> Waiting | None:
+        """Return the program that shows this code and has no answer yet.
+
+        Raises ``errors.TooManyRequests`` where ``peer`` has named many that nobody shows.
+        """
+        network = network_of(peer)
+        if network:
+            self._guesses.check(network)
         self._drop_old()
         code = "".join(sign for sign in user_code.upper() if sign in _SIGNS)
         for each in self._waiting.values():
             if each.user_code.replace("-", "") == code and each.user is None and not each.denied:
                 return each
+        if network:
+            self._guesses.failed(network)
         return None
 
     def confirm(self, waiting: Waiting, user: RowMapping) -> None:

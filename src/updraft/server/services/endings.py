@@ -48,7 +48,7 @@ class Endings:
         """End an attempt, as ``end`` says, and its job unless that is tried again."""
         if job.ending or job.attempt is not attempt:
             return
-        now = time.time_ns()
+        end = {**end, "at": attempt.within(end.get("at") or time.time_ns())}
         outcome = outcome_of(end, job.command_name, job.need.memory_bytes)
         lost = "lost" in end
         again = (
@@ -65,7 +65,7 @@ class Endings:
                 event_row(job, State.IN_QUEUE, f"{outcome.message}; trying again", attempt.number)
             ]
         else:
-            job_values = ended_values(outcome, end.get("at", now))
+            job_values = ended_values(outcome, end["at"])
             said = [event_row(job, outcome.state, outcome.message, attempt.number)]
         start_too = attempt.started_ns is not None and not attempt.start_stored
         if start_too:

@@ -159,6 +159,7 @@ class Granting:
             "tty": tty,
         }
         self._relay.granted(attempt.serial, runner.data, ships=runner.ships)
+        attempt.keeper = runner.keeper
         runner.control.send_message(frames.SPAWN, spec, attempt.serial << 2)
         self._live.send_signals(runner, attempt)
 

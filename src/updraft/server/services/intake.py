@@ -20,7 +20,7 @@ from pathlib import Path
 from updraft.server.relay.relay import Link, Relay
 from updraft.storage.segments import SegmentWriter
 from updraft.storage.times import TimesWriter
-from updraft.wire import frames
+from updraft.wire import frames, reports
 
 log = logging.getLogger("updraft.intake")
 
@@ -123,7 +123,11 @@ class Intake:
             stored.asked -= 1
 
     def data(self, serial: int, stream: int, offset: int, payload: bytes | memoryview) -> None:
-        """Store output; what is stored already is passed over, and a gap was cut at its source."""
+        """Store output; what is stored already is passed over, and a gap was cut at its source.
+
+        Raises ``PackingError`` for what lies where no stream gets.
+        """
+        reports.length_of(offset, len(payload))
         stored = self._attempts.get(serial)
         if stored is None or stored.asked > 0 or stored.retry is not None:
             return
@@ -134,15 +138,11 @@ class Intake:
         if not payload:
             return
         try:
-            if not any(stored.lengths):
-                Path(stored.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
             if offset > writer.length:
-                writer.skip(offset)
+                self._skip(stored, serial, stream, offset)
             self._append(stored, serial, stream, payload)
         except OSError as error:
-            log.error("cannot store output: %s; trying again", error.strerror)  # noqa: TRY400
-            loop = asyncio.get_running_loop()
-            stored.retry = loop.call_later(_DISK_RETRY_SECONDS, self._retry, serial)
+            self._retry_later(serial, stored, error)
             return
         self._relay.stored(serial, stream, offset, payload)
         self._acknowledge(serial, stored, stream)
@@ -150,14 +150,20 @@ class Intake:
         self._look(stored)
 
     def ended(self, serial: int, stream: int, length: int) -> None:
-        """The source has nothing before ``length`` any more: it was cut there."""
+        """The source has nothing before ``length`` any more: it was cut there.
+
+        Raises as ``data`` does.
+        """
+        reports.length_of(length)
         stored = self._attempts.get(serial)
-        if stored is None or stored.asked > 0:
+        if stored is None or stored.asked > 0 or stored.retry is not None:
             return
-        writer = stored.writers[stream]
-        if length > writer.length:
-            Path(stored.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-            writer.skip(length)
+        if length > stored.writers[stream].length:
+            try:
+                self._skip(stored, serial, stream, length)
+            except OSError as error:
+                self._retry_later(serial, stored, error)
+                return
             self._acknowledge(serial, stored, stream)
             stored.grew()
             self._look(stored)
@@ -167,12 +173,27 @@ class Intake:
     def _append(
         self, stored: _Stored, serial: int, stream: int, payload: bytes | memoryview
     ) -> None:
+        _make_folder(stored)
         writer = stored.writers[stream]
         stored.times.note(time.time_ns(), stream, writer.length)
-        keep_from = self._relay.reader_at(serial, stream)
+        keep_from = self._keep_from(serial, stream, writer)
         left = memoryview(payload)
         while left:
             left = left[writer.append(left, keep_from) :]
+
+    def _skip(self, stored: _Stored, serial: int, stream: int, offset: int) -> None:
+        _make_folder(stored)
+        writer = stored.writers[stream]
+        writer.skip(offset, self._keep_from(serial, stream, writer))
+
+    def _keep_from(self, serial: int, stream: int, writer: SegmentWriter) -> int | None:
+        """Return from where on nothing is cut, for a client that is attached.
+
+        Its task is held back meanwhile, so there is no more than what was stored here and at the
+        runner: one that goes on all the same fills no disk.
+        """
+        most = 2 * (self._quota_bytes + frames.OUTPUT_WINDOW_BYTES)
+        return self._relay.reader_at(serial, stream) if writer.kept_bytes <= most else None
 
     def _acknowledge(self, serial: int, stored: _Stored, stream: int) -> None:
         length = stored.writers[stream].length
@@ -180,6 +201,11 @@ class Intake:
             stored.acknowledged[stream] = length
             channel = frames.stream_channel(serial, stream)
             stored.link.send_stream(frames.STORED, channel, length)
+
+    def _retry_later(self, serial: int, stored: _Stored, error: OSError) -> None:
+        log.error("cannot store output: %s; trying again", error.strerror)
+        loop = asyncio.get_running_loop()
+        stored.retry = loop.call_later(_DISK_RETRY_SECONDS, self._retry, serial)
 
     def _retry(self, serial: int) -> None:
         stored = self._attempts.get(serial)
@@ -202,3 +228,8 @@ class Intake:
         if all(have >= want for have, want in zip(stored.lengths, stored.wanted, strict=True)):
             complete, stored.complete = stored.complete, None
             complete()
+
+
+def _make_folder(stored: _Stored) -> None:
+    if not any(stored.lengths):
+        Path(stored.folder).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -64,6 +65,8 @@ class LiveAttempt:
     granted_ns: int
     started_ns: int | None = None
     pid: int | None = None
+    keeper: str = ""
+    """Whom the grant was sent to; empty: nobody, or by an earlier server."""
     stored: bool = False
     """Whether the grant is in the database; before that no runner hears of it."""
     start_stored: bool = False
@@ -72,6 +75,10 @@ class LiveAttempt:
     """Whether the runner that is connected was told to start it."""
     signals: list[int] = field(default_factory=list)
     """What came before it could be delivered."""
+
+    def within(self, at_ns: int) -> int:
+        """Return when something happened to it by its runner's clock, within what ours says."""
+        return min(max(at_ns, self.granted_ns), time.time_ns())
 
 
 @dataclass(slots=True, eq=False)

@@ -38,7 +38,14 @@ class Reconciling:
         """Called with the name of a runner whose tasks are given up, and why."""
 
     def joined(self, runner: LiveRunner, reports: list[dict[str, Any]]) -> None:
-        """A runner has connected, with all that its keeper holds: reconcile."""
+        """A runner has connected, with all that its keeper holds: reconcile.
+
+        The newer connection fences the older, whoever it is that holds that: what is said there
+        from now on is not taken, and what only that one has is given up.
+        """
+        before = self._live.runners.get(runner.name)
+        if before is not None:
+            self.hang_up(before)
         runner.free = self._live.free_beside(runner.name, runner.total)
         self._live.add_runner(runner)
         known: set[int] = set()
@@ -85,7 +92,10 @@ class Reconciling:
             attempt.spawned = False
             if not attempt.stored:
                 continue  # it is sent once it is
-            if attempt.started_ns is None:
+            # A keeper that another took the place of may have started it: a copy of the runner's
+            # token is on two machines, or this one was set up anew.
+            elsewhere = runner.known.remote and attempt.keeper not in ("", runner.keeper)
+            if attempt.started_ns is None and not elsewhere:
                 # The keeper notes an attempt before it starts it, so this one never started.
                 self._background.spawn(
                     self._granting.spawn_stored(held, attempt), f"grant {held.id} again"

@@ -37,11 +37,11 @@ class Reports:
         if job is None or job.attempt is None or job.attempt.started_ns is not None:
             return
         attempt = job.attempt
-        attempt.pid, attempt.started_ns = started["pid"], started["at"]
+        attempt.pid, attempt.started_ns = started["pid"], attempt.within(started["at"])
         job.state = State.RUNNING
         if job.started_ns is None:
             queued_ns = attempt.granted_ns - job.created_ns
-            started_ns = started["at"] - attempt.granted_ns
+            started_ns = attempt.started_ns - attempt.granted_ns
             self.launched(job.pool, max(queued_ns, 0) / 1e9, max(started_ns, 0) / 1e9)
         job.started_ns = job.started_ns or attempt.started_ns
         if job.client is not None:

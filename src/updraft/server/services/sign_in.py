@@ -101,8 +101,10 @@ class SignIn:
         self._limits = limits
         self._changed = changed
         self._clock_ns = clock_ns
-        # A person may be kept waiting for half a minute by others who try their name, no longer.
-        self._names = Backoff(free=5, longest_seconds=30)
+        # Whoever tries somebody's name keeps their own address from it.  A person is kept waiting
+        # only by many addresses together.
+        self._tries = Backoff(free=5, longest_seconds=30)
+        self._names = Backoff(free=50, longest_seconds=30)
         self._peers = Backoff(free=20, longest_seconds=900)
         self._known: dict[tuple[bytes, str | None], _Known] = {}
         self._generation = 0
@@ -121,19 +123,21 @@ class SignIn:
         Raises ``errors.NotSignedIn``, and ``errors.TooManyRequests`` after several failures.
         """
         key, network = name[:100], network_of(peer)
-        self._names.check(key)
+        by_key = [(self._tries, f"{network} {key}"), (self._names, key)]
         if network:
-            self._peers.check(network)
+            by_key.append((self._peers, network))
+        for backoff, each in by_key:
+            backoff.check(each)
         # Counted before it is known, or tries made at once would all be the first.
-        self._names.failed(key)
-        if network:
-            self._peers.failed(network)
+        for backoff, each in by_key:
+            backoff.failed(each)
         user = None
         if accounts.can_be_name(name):
             user = await self._database.read(lambda c: queries.find_user(c, name))
         stored = None if user is None or user["disabled"] else user["password_hash"]
         if not await self._passwords.matches(stored, password) or user is None:
             raise errors.NotSignedIn("this is not a user's name with their password")
+        self._tries.succeeded(f"{network} {key}")
         self._names.succeeded(key)
         if network:
             self._peers.forgive(network)
