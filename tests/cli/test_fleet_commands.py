@@ -9,6 +9,7 @@ import pytest
 from tests.cli.calling import Gate, ask, submit, updraft, wait_state
 from tests.cli.test_access_commands import done, refused, table
 from tests.waiting import until
+from updraft import __version__
 from updraft.testing.instance import Instance
 
 
@@ -98,9 +99,11 @@ def test_a_setting_that_is_none_is_refused_in_one_line(
 
 def test_runners_are_listed_with_what_is_free(own: Instance) -> None:
     headers, row = table(updraft(own, "runner", "list"))
-    assert headers == ["NAME", "POOL", "STATE", "SEEN", "CPUS", "MEMORY", "GPUS", "TASKS", "SERVES"]
+    assert headers == [
+        "NAME", "POOL", "STATE", "SEEN", "CPUS", "MEMORY", "GPUS", "TASKS", "SERVES", "RELEASE",
+    ]  # fmt: skip
     assert row[:4] == ["local", "local", "ready", "now"]
-    assert row[7:] == ["0", "everybody"]
+    assert row[7:] == ["0", "everybody", __version__]
     (runner,) = ask(own, "runner", "list")
     assert ask(own, "runner", "show", "local")["cpus"] == runner["cpus"]
     assert updraft(own, "runner", "show", "local").out.startswith(

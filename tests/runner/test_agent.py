@@ -59,6 +59,12 @@ class Played:
     def __init__(self) -> None:
         self.credentials: dict[str, str] = {"token": "secret"}
         self.dialled: asyncio.Queue[Heard] = asyncio.Queue()
+        self.hindrance = ""
+        self.upgrades: asyncio.Queue[str] = asyncio.Queue()
+        """What comes of each upgrade that is asked for."""
+
+    async def upgrade(self, release: str) -> str:
+        return await self.upgrades.get()
 
     async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         theirs, ours = socket.socketpair()
@@ -300,3 +306,34 @@ def test_a_server_that_cannot_be_used_is_dialled_again_and_the_tasks_go_on(
             end.connection.close()
 
     asyncio.run(check())
+
+
+def test_an_agent_tells_what_came_of_an_upgrade_and_makes_way_after_it(
+    keeper: KeeperProcess,
+) -> None:
+    async def check() -> None:
+        played, running = start_agent(keeper)
+        control, data = await welcome(played)
+        (report,) = control.of(frames.REPORT)
+        assert body_of(report[2])["upgrade"] == {"hindrance": "", "running": False, "problem": ""}
+        spec = keeper.shell("read x; exit 5", attached=False)
+        control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+        await control.until(lambda: control.of(frames.STARTED))
+        control.connection.send_message(frames.UPGRADE, {"release": "2"})
+        control.connection.abort()
+        control, data = await welcome(played)
+        (report,) = control.of(frames.REPORT)
+        assert body_of(report[2])["upgrade"]["running"] is True
+        played.upgrades.put_nowait("no room")
+        await control.until(lambda: control.of(frames.UPGRADE))
+        assert body_of(control.of(frames.UPGRADE)[0][2]) == {"problem": "no room"}
+        played.upgrades.put_nowait("")
+        control.connection.send_message(frames.UPGRADE, {"release": "2"})
+        assert await running is False
+        for end in (control, data):
+            end.connection.close()
+
+    asyncio.run(check())
+    agent = keeper.connect()  # its successor finds the task as it was
+    assert [*agent.attempts] == [ATTEMPT]
+    assert agent.attempts[ATTEMPT].get("end") is None

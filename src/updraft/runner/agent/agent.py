@@ -41,8 +41,14 @@ class Server(Protocol):
     credentials: dict[str, str]
     """What its first frame on each connection proves itself with."""
 
+    hindrance: str
+    """Why this runner cannot take another release from its server; empty: it can."""
+
     async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         """Return a new connection.  Raises ``OSError``."""
+
+    async def upgrade(self, release: str) -> str:
+        """Install a release of the server's; return what went wrong, empty for nothing."""
 
 
 _OUTPUTS = (("stdout", frames.STDOUT), ("stderr", frames.STDERR))
@@ -122,6 +128,8 @@ class Agent:
         self._keeper_gone = asyncio.Event()
         self._upgraded = False
         self._removed = False
+        self._upgrading: asyncio.Task[None] | None = None
+        self._upgrade_problem = ""
         self._lease_until = 0.0
 
     async def run(self) -> bool:
@@ -187,9 +195,7 @@ class Agent:
                     for output in attempt.outputs.values():
                         output.detach()
                 if settings.installed_release() not in (self._release, ""):
-                    log.info("upgraded: the keeper starts the new agent")
-                    self._upgraded = True
-                    self._keeper_gone.set()
+                    self.make_way()
                 log.info("the server's connection closed")
             pause = _RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)]
             # A thousand agents that lost one server do not all come back at once.
@@ -215,6 +221,11 @@ class Agent:
             "keeper_pid": self._keeper_pid,
             "keeper_release": self._keeper_release,
             "capacity": self._capacity,
+            "upgrade": {
+                "hindrance": self._dialled.hindrance,
+                "running": self._upgrading is not None,
+                "problem": self._upgrade_problem,
+            },
             "attempts": [
                 attempt.report for attempt in self._attempts.values() if not attempt.forgotten
             ],
@@ -230,6 +241,11 @@ class Agent:
     ) -> None:
         """Carry out or pass on one frame of the server's; ``side`` takes an answer."""
         serial = channel >> 2
+        if kind == frames.UPGRADE:
+            if self._upgrading is None:
+                work = self._upgrade(body_of(payload)["release"])
+                self._upgrading = asyncio.create_task(work, name="upgrade")
+            return
         if kind == frames.SPAWN:
             self._spawn(side, serial, bytes(payload))
             return
@@ -261,6 +277,25 @@ class Agent:
             self.pump()
         else:
             self._to_keeper(kind, channel, offset, payload)
+
+    async def _upgrade(self, release: str) -> None:
+        log.info("upgrading to release %s", release)
+        self._upgrade_problem = ""
+        problem = await self._dialled.upgrade(release)
+        self._upgrading, self._upgrade_problem = None, problem
+        if not problem:
+            self.make_way()
+            return
+        log.error("cannot upgrade to release %s: %s", release, problem)
+        if self._server is not None:
+            self._server.control.send_message(frames.UPGRADE, {"problem": problem})
+
+    def make_way(self) -> None:
+        """Another release was installed: end, and the keeper starts its agent; tasks go on."""
+        if not self._upgraded:
+            log.info("upgraded: the keeper starts the new agent")
+            self._upgraded = True
+            self._keeper_gone.set()
 
     def _attach(self, side: _ServerSide, attempt: Attempt, order: dict[str, Any]) -> None:
         """A client reads from these positions on; what it has room for is what tasks may write."""

@@ -12,7 +12,7 @@ from updraft.model.pool import Runner
 from updraft.scheduling.capacity import shaped
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
-from updraft.server.services.live import LiveRunner
+from updraft.server.services.live import LiveRunner, Upgrade
 from updraft.wire import frames
 from updraft.wire.packing import PackingError
 from updraft.wire.transport import FrameConnection, body_of
@@ -22,6 +22,9 @@ _REPORTS = _CONTROL | {frames.STARTED, frames.EXITED}
 _STREAMS = frozenset(
     {frames.DATA, frames.ACK, frames.CLOSE, frames.EOF, frames.ATTACH, frames.SHIP}
 )
+
+
+_MAX_SAID = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class AgentControl:
             release=report["release"],
             keeper_release=report["keeper_release"],
             reported=capacity,
+            upgrade=_upgrade(report.get("upgrade")),
         )
         reports = self._sessions.beside.runner_joined(self.runner, report["attempts"])
         self._execution.runner_joined(self.runner, reports)
@@ -126,6 +130,9 @@ class AgentControl:
         self.heard()
         if kind in _STREAMS:
             self.stream(kind, channel, offset, payload)
+            return
+        if kind == frames.UPGRADE:
+            self.runner.upgrade = _upgrade({"hindrance": "", **body_of(payload)})
             return
         # What a runner says of what it does not have is not taken.
         if self._sessions.beside.is_on(serial, self.runner):
@@ -189,6 +196,18 @@ def _whole(report: dict[str, Any]) -> dict[str, Any]:
         if name not in report:
             raise PackingError(f"a report without {name}")
     return report
+
+
+def _upgrade(said: dict[str, Any] | None) -> Upgrade | None:
+    """Return what a runner says of its upgrade, in one line each, whatever it says."""
+    if said is None:
+        return None
+    hindrance, problem = (str(said.get(key, ""))[:_MAX_SAID] for key in ("hindrance", "problem"))
+    return Upgrade(_line(hindrance), bool(said.get("running")), _line(problem))
+
+
+def _line(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 class AgentData:
