@@ -78,11 +78,14 @@ class Played:
         return connection
 
 
-def start_agent(keeper: KeeperProcess) -> tuple[Played, asyncio.Task[bool]]:
+def start_agent(
+    keeper: KeeperProcess, capacity: dict[str, Any] | None = None
+) -> tuple[Played, asyncio.Task[bool]]:
     """Start an agent, and return what it dials."""
     played = Played()
     spool = str(keeper.socket.parent / "spool")
-    return played, asyncio.create_task(Agent({}, str(keeper.socket), played, spool).run())
+    agent = Agent(capacity or {}, str(keeper.socket), played, spool)
+    return played, asyncio.create_task(agent.run())
 
 
 async def welcome(played: Played, *, ships: bool = False, lease_ms: int = 0) -> list[Heard]:

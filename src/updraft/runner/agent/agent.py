@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import updraft
 from updraft import errors, faults, settings
+from updraft.runner.agent import gpus
 from updraft.runner.agent.early import EarlyFrames
 from updraft.runner.agent.output import OutputStream
-from updraft.runner.agent.owners import Owners, device_nodes
+from updraft.runner.agent.owners import Owners
 from updraft.runner.keeper import processes
 from updraft.wire import frames
 from updraft.wire.packing import pack
@@ -326,6 +327,11 @@ class Agent:
         if side.ships:
             spec["folder"] = os.fsencode(os.path.join(self._spool, str(serial)))
             problem = self._isolate(spec)
+        if granted := spec.get("gpus"):
+            isolated = self._owners is not None
+            told = gpus.environment(self._capacity["gpus"], granted, isolated=isolated)
+            spec["environment"] = b"\0".join([spec["environment"], *told])
+        if side.ships or granted:
             payload = pack(spec)
         if serial not in self._attempts:
             attempt = Attempt(serial, {"job": spec["job"], "folder": spec["folder"]})
@@ -352,12 +358,8 @@ class Agent:
         """
         if self._owners is None or "beside" in spec:
             return ""
-        minors = [
-            device["minor"]
-            for device in self._capacity["gpus"]
-            if device["uuid"] in spec["gpus"] and "minor" in device
-        ]
-        nodes = device_nodes(minors)
+        granted = [gpu for gpu in self._capacity["gpus"] if gpu["uuid"] in spec["gpus"]]
+        nodes = gpus.device_nodes(granted)
         try:
             spec["isolation"] = self._owners.isolation(spec["owner"], spec["job"], nodes)
         except errors.UpdraftError as error:
