@@ -31,6 +31,10 @@ def test_a_pool_is_made_shown_changed_and_deleted(own: Instance) -> None:
         updraft(own, "pool", "create", "gpu"),
         "there is a pool gpu already; see: updraft pool list",
     )
+    missing = "there is no project 'nosuch'; see: updraft project list"
+    refused(updraft(own, "pool", "create", "new", "--project", "nosuch"), missing)
+    refused(updraft(own, "pool", "update", "gpu", "--project", "nosuch", "--cpus", "9"), missing)
+    assert [pool["name"] for pool in ask(own, "pool", "list")] == ["gpu", "local"]
     assert updraft(own, "pool", "show", "gpu").out == (
         "name          gpu\n"
         "ready         0 of 0\n"
