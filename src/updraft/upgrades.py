@@ -2,8 +2,8 @@
 
 The server ends without being asked to stop, so the agent starts it again, from the new files; the
 agent does the same, and is started by the keeper.  Tasks do not notice, and clients come back by
-themselves.  One machine's keeper is replaced when it has no task.  An upgrade that is still being
-written, or that does not work, replaces nothing.
+themselves.  A keeper is replaced when it has no task.  An upgrade that is still being written, or
+that does not work, replaces nothing.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from tests.runner.keeper_process import KeeperProcess
 from tests.waiting import SECONDS, wait_gone
-from updraft import errors
+from updraft import errors, settings
 from updraft.runner.agent.agent import Agent
 from updraft.testing.instance import wait_for
 from updraft.wire import frames
@@ -340,3 +340,36 @@ def test_an_agent_tells_what_came_of_an_upgrade_and_makes_way_after_it(
     agent = keeper.connect()  # its successor finds the task as it was
     assert [*agent.attempts] == [ATTEMPT]
     assert agent.attempts[ATTEMPT].get("end") is None
+
+
+def test_a_keeper_of_another_release_makes_way_as_soon_as_it_is_idle(
+    keeper: KeeperProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent is told that another release is installed; the process stays the same."""
+    was = keeper.connect().report
+    monkeypatch.setattr(settings, "installed_release", lambda: "another")
+
+    async def check() -> None:
+        played, running = start_agent(keeper)
+        control, data = await welcome(played)  # of the server's own machine: not its business
+        spec = keeper.shell("read x; exit 5", attached=False)
+        control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+        await control.until(lambda: control.of(frames.STARTED))
+        for end in (control, data):
+            end.connection.abort()
+        control, data = await welcome(played, ships=True)
+        (report,) = control.of(frames.REPORT)
+        assert body_of(report[2])["keeper"] == was["keeper"]
+        stdin = frames.stream_channel(ATTEMPT, frames.STDIN)
+        data.connection.send_stream(frames.DATA, stdin, 0, b"go\n")
+        await control.until(lambda: control.of(frames.EXITED))
+        control.connection.send_message(frames.FORGET, {"attempts": [ATTEMPT]})
+        assert await running is False
+        for end in (control, data):
+            end.connection.close()
+
+    asyncio.run(check())
+    wait_for("the keeper's successor", keeper.answers, SECONDS)
+    now = keeper.connect().report
+    assert now["pid"] == was["pid"] == keeper.process.pid
+    assert (now["keeper"] != was["keeper"], now["attempts"]) == (True, [])

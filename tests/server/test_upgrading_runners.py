@@ -140,10 +140,14 @@ def test_runners_are_upgraded_under_their_tasks_or_stay_as_they_were(tmp_path: P
                 runner = ask(own, "runner", "show", "node7")
                 assert (runner["release"], runner["outdated"], runner["tasks"]) == (NEW, False, 1)
                 assert by_line.processes("keeper") == keeper
-                assert by_line.processes("agent") != before[1]
+                agent = by_line.processes("agent")
+                assert agent != before[1]
                 assert updraft(by_line, "--version").out.strip().endswith(NEW)
                 assert client.communicate(b"went on\n", 30)[0] == b"went on\n"
                 assert client.returncode == 0
+                # Idle, the keeper goes over too: the same process, with an agent of its own.
+                until(lambda: by_line.processes("agent") not in ([], agent), "its agent", 30)
+                assert by_line.processes("keeper") == keeper
                 ran = call(own, "urun", "-P", "gpu", "echo", "there")
                 assert (ran.out, ran.code) == ("there\n", 0)
                 entries = ask(own, "admin", "audit", "--action", "upgrade runner")

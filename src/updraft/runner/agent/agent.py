@@ -189,6 +189,7 @@ class Agent:
                 self._server = side
                 side.control.send_message(frames.REPORT, self.report())
                 self.pump()
+                self._renew_keeper()
                 await side.gone.wait()
                 self._server = None
                 self._early.clear()
@@ -251,7 +252,10 @@ class Agent:
             self._spawn(side, serial, bytes(payload))
             return
         if kind == frames.FORGET:
+            self._to_keeper(kind, channel, offset, payload)
             self._forget(side, body_of(payload)["attempts"])
+            self._renew_keeper()
+            return
         attempt = self._attempts.get(serial)
         if attempt is None:
             if kind in _STREAM_KINDS:
@@ -385,6 +389,17 @@ class Agent:
                     output.detach()
             if attempt.is_done:
                 self._drop(attempt)
+
+    def _renew_keeper(self) -> None:
+        """Let an idle keeper of another release go over to the installed one.
+
+        On the server's own machine that is the server's business, which knows what comes next.
+        """
+        server = self._server
+        if server is None or not server.ships or self._attempts:
+            return
+        if self._keeper_release != self._release == settings.installed_release():
+            self._to_keeper(frames.STOP, 0, 0, pack({"cancel": False, "again": True}))
 
     def _drop(self, attempt: Attempt) -> None:
         del self._attempts[attempt.serial]
