@@ -96,7 +96,7 @@ class CountedServer(JoinedServer):
     """Tells when both connections of an agent are there."""
 
     def __init__(self, place: Joined, connected: asyncio.Event) -> None:
-        super().__init__(place)
+        super().__init__("", place)
         self._opened = 0
         self._connected = connected
 

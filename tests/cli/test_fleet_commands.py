@@ -9,6 +9,7 @@ import pytest
 from tests.cli.calling import Gate, ask, submit, updraft, wait_state
 from tests.cli.test_access_commands import done, refused, table
 from tests.waiting import until
+from updraft import __version__
 from updraft.testing.instance import Instance
 
 
@@ -30,6 +31,10 @@ def test_a_pool_is_made_shown_changed_and_deleted(own: Instance) -> None:
         updraft(own, "pool", "create", "gpu"),
         "there is a pool gpu already; see: updraft pool list",
     )
+    missing = "there is no project 'nosuch'; see: updraft project list"
+    refused(updraft(own, "pool", "create", "new", "--project", "nosuch"), missing)
+    refused(updraft(own, "pool", "update", "gpu", "--project", "nosuch", "--cpus", "9"), missing)
+    assert [pool["name"] for pool in ask(own, "pool", "list")] == ["gpu", "local"]
     assert updraft(own, "pool", "show", "gpu").out == (
         "name          gpu\n"
         "ready         0 of 0\n"
@@ -98,9 +103,11 @@ def test_a_setting_that_is_none_is_refused_in_one_line(
 
 def test_runners_are_listed_with_what_is_free(own: Instance) -> None:
     headers, row = table(updraft(own, "runner", "list"))
-    assert headers == ["NAME", "POOL", "STATE", "SEEN", "CPUS", "MEMORY", "GPUS", "TASKS", "SERVES"]
+    assert headers == [
+        "NAME", "POOL", "STATE", "SEEN", "CPUS", "MEMORY", "GPUS", "TASKS", "SERVES", "RELEASE",
+    ]  # fmt: skip
     assert row[:4] == ["local", "local", "ready", "now"]
-    assert row[7:] == ["0", "everybody"]
+    assert row[7:] == ["0", "everybody", __version__]
     (runner,) = ask(own, "runner", "list")
     assert ask(own, "runner", "show", "local")["cpus"] == runner["cpus"]
     assert updraft(own, "runner", "show", "local").out.startswith(

@@ -260,6 +260,17 @@ def test_doctor_json_has_the_same_lines(updraft_home: Instance) -> None:
     assert {"server", "runner"} <= {finding["check"] for finding in found}
 
 
+def test_serve_for_others_without_a_certificate_names_the_mend(own: Instance) -> None:
+    said = updraft(own, "serve", "--listen", "0.0.0.0:7443")
+    assert (said.error, said.code) == (
+        "updraft: command line: server.listen: 0.0.0.0:7443 is reached from other machines, and "
+        "credentials would pass in the clear; set server.certificate (to files, or to "
+        '"self-signed"), or serve with --self-signed',
+        1,
+    )
+    assert own.processes() == []
+
+
 def test_doctor_names_what_is_wrong_and_exits_with_1(own: Instance) -> None:
     config = own.home / "config"
     config.mkdir(parents=True)

@@ -183,8 +183,11 @@ def test_the_command_line_goes_before_the_file_and_is_told_apart(tmp_path: Path)
     assert found.configuration.server.listen == Address("127.0.0.1", 2)
     assert found.configuration.server.url == "http://127.0.0.1:2"
     assert found.origins == {"server.listen": "command line", "server.log_format": "file"}
-    with pytest.raises(errors.BadConfiguration, match="is not an address"):
+    with pytest.raises(errors.BadConfiguration, match=r"^command line: server\.listen: .* not an"):
         configuration.load(folders, {"server.listen": "8443"})
+    folders = where(tmp_path, '[server]\nlisten = "what"\n')
+    found = reading.read(folders, {"server.listen": "127.0.0.1:2"})
+    assert (found.problems, found.configuration.server.listen) == ((), Address("127.0.0.1", 2))
 
 
 # -- what is refused
@@ -231,7 +234,7 @@ def test_the_command_line_goes_before_the_file_and_is_told_apart(tmp_path: Path)
          "certificate is to be used, or remove it"),
         ("[server]\nlisten = '0.0.0.0:8443'", "server.listen: 0.0.0.0:8443 is reached from other "
          "machines, and credentials would pass in the clear; set server.certificate (to files, or "
-         'to "self-signed")'),
+         'to "self-signed"), or serve with --self-signed'),
         ("[server]\nurl = 'http://updraft.example.com'",
          "server.url: credentials would pass in the clear; use an https URL"),
         ("[sign_in]\nsession_max = '1h'",

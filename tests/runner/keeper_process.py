@@ -57,9 +57,10 @@ class KeeperProcess:
                 env=settings.background_environment(),
                 start_new_session=True,
             )
-        until(self._answers, "the keeper to answer")
+        until(self.answers, "the keeper to answer")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it takes an agent."""
         assert self.process.poll() is None, self.log()
         try:
             agent = BareAgent(self.socket)

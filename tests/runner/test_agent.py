@@ -12,7 +12,7 @@ import pytest
 
 from tests.runner.keeper_process import KeeperProcess
 from tests.waiting import SECONDS, wait_gone
-from updraft import errors
+from updraft import errors, settings
 from updraft.runner.agent.agent import Agent
 from updraft.testing.instance import wait_for
 from updraft.wire import frames
@@ -59,6 +59,12 @@ class Played:
     def __init__(self) -> None:
         self.credentials: dict[str, str] = {"token": "secret"}
         self.dialled: asyncio.Queue[Heard] = asyncio.Queue()
+        self.hindrance = ""
+        self.upgrades: asyncio.Queue[str] = asyncio.Queue()
+        """What comes of each upgrade that is asked for."""
+
+    async def upgrade(self, release: str) -> str:
+        return await self.upgrades.get()
 
     async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         theirs, ours = socket.socketpair()
@@ -72,11 +78,14 @@ class Played:
         return connection
 
 
-def start_agent(keeper: KeeperProcess) -> tuple[Played, asyncio.Task[bool]]:
+def start_agent(
+    keeper: KeeperProcess, capacity: dict[str, Any] | None = None
+) -> tuple[Played, asyncio.Task[bool]]:
     """Start an agent, and return what it dials."""
     played = Played()
     spool = str(keeper.socket.parent / "spool")
-    return played, asyncio.create_task(Agent({}, str(keeper.socket), played, spool).run())
+    agent = Agent(capacity or {}, str(keeper.socket), played, spool)
+    return played, asyncio.create_task(agent.run())
 
 
 async def welcome(played: Played, *, ships: bool = False, lease_ms: int = 0) -> list[Heard]:
@@ -300,3 +309,67 @@ def test_a_server_that_cannot_be_used_is_dialled_again_and_the_tasks_go_on(
             end.connection.close()
 
     asyncio.run(check())
+
+
+def test_an_agent_tells_what_came_of_an_upgrade_and_makes_way_after_it(
+    keeper: KeeperProcess,
+) -> None:
+    async def check() -> None:
+        played, running = start_agent(keeper)
+        control, data = await welcome(played)
+        (report,) = control.of(frames.REPORT)
+        assert body_of(report[2])["upgrade"] == {"hindrance": "", "running": False, "problem": ""}
+        spec = keeper.shell("read x; exit 5", attached=False)
+        control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+        await control.until(lambda: control.of(frames.STARTED))
+        control.connection.send_message(frames.UPGRADE, {"release": "2"})
+        control.connection.abort()
+        control, data = await welcome(played)
+        (report,) = control.of(frames.REPORT)
+        assert body_of(report[2])["upgrade"]["running"] is True
+        played.upgrades.put_nowait("no room")
+        await control.until(lambda: control.of(frames.UPGRADE))
+        assert body_of(control.of(frames.UPGRADE)[0][2]) == {"problem": "no room"}
+        played.upgrades.put_nowait("")
+        control.connection.send_message(frames.UPGRADE, {"release": "2"})
+        assert await running is False
+        for end in (control, data):
+            end.connection.close()
+
+    asyncio.run(check())
+    agent = keeper.connect()  # its successor finds the task as it was
+    assert [*agent.attempts] == [ATTEMPT]
+    assert agent.attempts[ATTEMPT].get("end") is None
+
+
+def test_a_keeper_of_another_release_makes_way_as_soon_as_it_is_idle(
+    keeper: KeeperProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent is told that another release is installed; the process stays the same."""
+    was = keeper.connect().report
+    monkeypatch.setattr(settings, "installed_release", lambda: "another")
+
+    async def check() -> None:
+        played, running = start_agent(keeper)
+        control, data = await welcome(played)  # of the server's own machine: not its business
+        spec = keeper.shell("read x; exit 5", attached=False)
+        control.connection.send_message(frames.SPAWN, spec, ATTEMPT << 2)
+        await control.until(lambda: control.of(frames.STARTED))
+        for end in (control, data):
+            end.connection.abort()
+        control, data = await welcome(played, ships=True)
+        (report,) = control.of(frames.REPORT)
+        assert body_of(report[2])["keeper"] == was["keeper"]
+        stdin = frames.stream_channel(ATTEMPT, frames.STDIN)
+        data.connection.send_stream(frames.DATA, stdin, 0, b"go\n")
+        await control.until(lambda: control.of(frames.EXITED))
+        control.connection.send_message(frames.FORGET, {"attempts": [ATTEMPT]})
+        assert await running is False
+        for end in (control, data):
+            end.connection.close()
+
+    asyncio.run(check())
+    wait_for("the keeper's successor", keeper.answers, SECONDS)
+    now = keeper.connect().report
+    assert now["pid"] == was["pid"] == keeper.process.pid
+    assert (now["keeper"] != was["keeper"], now["attempts"]) == (True, [])

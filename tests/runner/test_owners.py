@@ -11,7 +11,7 @@ import pytest
 
 from updraft import errors
 from updraft.runner.agent import owners
-from updraft.runner.agent.owners import Owners, Policy, device_nodes
+from updraft.runner.agent.owners import Owners, Policy
 
 NAMES = ["alice", "bob", "alice@example.com", "../../etc", "..", ".hidden", "a/b", "ü"]
 
@@ -158,11 +158,6 @@ def test_a_folder_that_no_other_user_can_reach_is_refused(open_folder: Path) -> 
     closed.mkdir(mode=0o700)
     with pytest.raises(errors.BadConfiguration, match="put the runner's folder elsewhere"):
         Owners(closed / "state/runner")
-
-
-def test_who_has_no_gpu_gets_no_way_to_the_driver() -> None:
-    assert device_nodes([]) == []
-    assert device_nodes([0, 3])[:2] == ["/dev/nvidia0", "/dev/nvidia3"]
 
 
 @pytest.mark.root

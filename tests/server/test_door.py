@@ -179,3 +179,20 @@ def test_many_who_say_nothing_keep_nobody_out(server: Instance) -> None:
     finally:
         for peer in silent:
             peer.close()
+
+
+@pytest.mark.parametrize(
+    ("role", "wire", "mend"),
+    [
+        ("client", 0, "the client 0; upgrade the client"),
+        ("client", 999, "the client 999; restart it: updraft stop"),
+        ("agent", 0, "the runner 0; upgrade the runner"),
+        ("agent", 999, "the runner 999; upgrade the server"),
+    ],
+)
+def test_who_speaks_another_version_is_told_what_to_do(
+    server: Instance, role: str, wire: int, mend: str
+) -> None:
+    said = ask(server, frames.message(frames.HELLO, {**HELLO, "role": role, "wire": wire}))
+    ours = f"the server speaks version {frames.WIRE_VERSION} of the protocol and "
+    assert said == [(frames.ERROR, {"code": "wrong_version", "message": ours + mend})]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import updraft
 from updraft import bootstrap, configuration, errors, settings
 from updraft.cli.output import text
+from updraft.runner.agent.gpus import AMD, NVIDIA, find_gpus
 from updraft.wire import sockets
 
 if TYPE_CHECKING:
@@ -287,26 +288,14 @@ def _lacking_here() -> Iterator[Finding]:
 
 
 def _gpus(_folders: settings.Folders) -> Iterator[Finding]:
-    if not Path("/dev/nvidiactl").exists():
-        yield Finding(OK, "GPUs", "no NVIDIA device here; --gpus is refused")
-        return
-    import pynvml  # noqa: PLC0415 - only where there is a GPU
-
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-        found = [
-            f"{pynvml.nvmlDeviceGetName(handle)}, "
-            f"{text.size(int(pynvml.nvmlDeviceGetMemoryInfo(handle).total))}"
-            for handle in handles
-        ]
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
-        yield Finding(
-            WARN,
-            "GPUs",
-            f"/dev/nvidiactl is there, but NVML says: {error}",
-            "install the driver's libnvidia-ml.so.1, in a container with the NVIDIA runtime",
-        )
-        return
-    yield Finding(OK, "GPUs", "; ".join(found) or "none")
+    found = find_gpus()
+    shown = [f"{gpu['kind']}, {text.size(gpu['memory_bytes'])}" for gpu in found]
+    vendors = {gpu["vendor"] for gpu in found}
+    for vendor, node, how, mend in (
+        (NVIDIA, "/dev/nvidiactl", "NVML", "install the driver's libnvidia-ml.so.1, in a container "
+         "with the NVIDIA runtime"),
+        (AMD, "/dev/kfd", "/sys/class/kfd", "see that /dev/dri/renderD* and /sys are there, too"),
+    ):  # fmt: skip
+        if Path(node).exists() and vendor not in vendors:
+            yield Finding(WARN, "GPUs", f"{node} is there, but {how} tells of no GPU", mend)
+    yield Finding(OK, "GPUs", "; ".join(shown) or "none here; --gpus is refused")

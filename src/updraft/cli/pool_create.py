@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from updraft.cli import options, pool_options
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -22,7 +22,5 @@ def command(name: str, as_json: bool, **settings: Any) -> None:
     wanted = request(PoolRequest, {"name": name, **pool_options.given(settings)})
     with options.client() as client:
         pool = client.fleet.create_pool(wanted)
-    if as_json:
-        json.show(pool)
-    else:
-        speech.say(f"pool {name} was made; let machines join it: updraft runner token {name}")
+    line = f"pool {name} was made; let machines join it: updraft runner token {name}"
+    done.show(pool, line, as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from updraft.cli import options
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -16,11 +16,5 @@ def command(name: str, undo: bool, as_json: bool) -> None:
     """Take no new jobs into a pool; those that it has are run to their end."""
     with options.client() as client:
         pool = client.fleet.drain_pool(name, undo=undo)
-    if as_json:
-        json.show(pool)
-    elif undo:
-        speech.say(f"pool {name} takes jobs again")
-    else:
-        speech.say(
-            f"pool {name} takes no new jobs; {pool.running} run and {pool.queued} wait in it"
-        )
+    less = f"takes no new jobs; {pool.running} run and {pool.queued} wait in it"
+    done.show(pool, f"pool {name} {'takes jobs again' if undo else less}", as_json=as_json)

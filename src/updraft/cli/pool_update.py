@@ -8,7 +8,7 @@ import click
 
 from updraft import errors
 from updraft.cli import options, pool_options
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -29,7 +29,4 @@ def command(name: str, as_json: bool, **settings: Any) -> None:
     with options.client() as client:
         known = client.fleet.pool(name).settings.model_dump()
         pool = client.fleet.update_pool(name, request(PoolSettings, {**known, **changes}))
-    if as_json:
-        json.show(pool)
-    else:
-        speech.say(f"pool {name} was changed")
+    done.show(pool, f"pool {name} was changed", as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from updraft.cli import options
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -16,7 +16,5 @@ def command(project: str, undo: bool, as_json: bool) -> None:
     """Let a project take no more jobs; what there is can be looked at as before."""
     with options.client() as client:
         found = client.access.set_archived(project, not undo)
-    if as_json:
-        json.show(found)
-    else:
-        speech.say(f"project {found.name} takes {'jobs again' if undo else 'no more jobs'}")
+    line = f"project {found.name} takes {'jobs again' if undo else 'no more jobs'}"
+    done.show(found, line, as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from updraft.cli import options
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -15,7 +15,4 @@ def command(name: str, as_json: bool) -> None:
     """Make a project; you are its first admin.  For server admins."""
     with options.client() as client:
         project = client.access.create_project(name)
-    if as_json:
-        json.show(project)
-    else:
-        speech.say(f"project {project.name} was made")
+    done.show(project, f"project {project.name} was made", as_json=as_json)

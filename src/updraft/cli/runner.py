@@ -18,6 +18,7 @@ command = LazyGroup(
         "list": ("updraft.cli.runner_list:command", "list runners"),
         "show": ("updraft.cli.runner_show:command", "show a runner"),
         "drain": ("updraft.cli.runner_drain:command", "give a runner no new tasks"),
+        "upgrade": ("updraft.cli.runner_upgrade:command", "let runners take the server's release"),
         "remove": ("updraft.cli.runner_remove:command", "forget a runner"),
     },
 )

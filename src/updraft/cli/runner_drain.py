@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from updraft.cli import options
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -16,9 +16,5 @@ def command(name: str, undo: bool, as_json: bool) -> None:
     """Give a runner no new tasks; those that it has are run to their end."""
     with options.client() as client:
         runner = client.fleet.drain_runner(name, undo=undo)
-    if as_json:
-        json.show(runner)
-    elif undo:
-        speech.say(f"runner {name} gets tasks again")
-    else:
-        speech.say(f"runner {name} gets no new tasks; it has {runner.tasks} now")
+    less = f"gets no new tasks; it has {runner.tasks} now"
+    done.show(runner, f"runner {name} {'gets tasks again' if undo else less}", as_json=as_json)

@@ -7,7 +7,7 @@ import sys
 import click
 
 from updraft.cli import options, passwords
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -37,7 +37,5 @@ def command(
     )
     with options.client() as client:
         user = client.access.add_user(request)
-    if as_json:
-        json.show(user)
-    else:
-        speech.say(f"user {user.name} was made; put them into a project: updraft project members")
+    line = f"user {user.name} was made; put them into a project: updraft project members"
+    done.show(user, line, as_json=as_json)

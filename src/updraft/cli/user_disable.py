@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from updraft.cli import options
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -15,7 +15,4 @@ def command(name: str, as_json: bool) -> None:
     """Keep a user out, at once: no session and no token of theirs works.  Their jobs go on."""
     with options.client() as client:
         user = client.access.set_disabled(name, True)
-    if as_json:
-        json.show(user)
-    else:
-        speech.say(f"user {user.name} is kept out from now on")
+    done.show(user, f"user {user.name} is kept out from now on", as_json=as_json)

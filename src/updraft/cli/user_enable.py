@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from updraft.cli import options
-from updraft.cli.output import json, speech
+from updraft.cli.output import done
 
 
 @click.command
@@ -15,7 +15,4 @@ def command(name: str, as_json: bool) -> None:
     """Let a user in again."""
     with options.client() as client:
         user = client.access.set_disabled(name, False)
-    if as_json:
-        json.show(user)
-    else:
-        speech.say(f"user {user.name} may sign in again")
+    done.show(user, f"user {user.name} may sign in again", as_json=as_json)

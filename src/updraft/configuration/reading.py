@@ -24,6 +24,7 @@ TABLES = {table.path: table for table in tables(Configuration)}
 _GROUPS = {path[:-1] for path in TABLES if len(path) > 1} - TABLES.keys()
 """What holds tables and no keys."""
 
+_COMMAND_LINE = "command line"
 _FILE_KEYS = ("server.certificate", "server.key")
 
 
@@ -68,7 +69,8 @@ def read(folders: Folders, overrides: Mapping[str, Any] | None = None) -> Readin
     found.visit((), _load(file))
     for name, value in (overrides or {}).items():
         *path, last = name.split(".")
-        found.origin = "command line"
+        found.origin = _COMMAND_LINE
+        found.problems = [each for each in found.problems if each[0] != name]  # it is not used
         found.value(tuple(path), last, value)
     configuration = found.build(Configuration, ())
     given = found.origins.keys()
@@ -77,8 +79,11 @@ def read(folders: Folders, overrides: Mapping[str, Any] | None = None) -> Readin
     if not found.problems:
         machine = os.uname().nodename
         configuration = rules.completed(configuration, given, folders.state, machine)
-    problems = tuple(f"{file}: {name}: {said}" if name else f"{file}: {said}"
-                     for name, said in found.problems)  # fmt: skip
+    problems = tuple(
+        f"{_COMMAND_LINE if found.origins.get(name) == _COMMAND_LINE else file}: "
+        + (f"{name}: {said}" if name else said)
+        for name, said in found.problems
+    )
     return Reading(file, configuration, MappingProxyType(found.origins), problems)
 
 
@@ -166,6 +171,7 @@ class _Found:
         if described is None:
             self.problems.append(("", _unknown(path, name)))
             return
+        self.origins[full] = self.origin
         try:
             amount = described[1].read(value)
         except errors.BadRequest as error:
@@ -174,7 +180,6 @@ class _Found:
         if described[1].kind.is_path and amount and amount != SELF_SIGNED:
             amount = str(self.folder / amount)
         self.values[(*path, described[0])] = amount
-        self.origins[full] = self.origin
 
     def build(self, of: type[Any], path: tuple[str, ...]) -> Any:
         """Return the values of a table, and of those below it."""

@@ -61,7 +61,8 @@ def _server(server: Server) -> Iterator[Problem]:
         yield (
             "server.listen",
             f"{server.listen} is reached from other machines, and credentials would pass in the "
-            f'clear; set server.certificate (to files, or to "{SELF_SIGNED}")',
+            f'clear; set server.certificate (to files, or to "{SELF_SIGNED}"), or serve with '
+            "--self-signed",
         )
     if _is_plain(server.url):
         yield "server.url", "credentials would pass in the clear; use an https URL"

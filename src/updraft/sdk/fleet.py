@@ -63,6 +63,11 @@ class Fleet:
         answer = self._ask("POST", _path("runners", name, "drain"), params=params)
         return read(fleet_schemas.RunnerInfo, answer)
 
+    def upgrade_runner(self, name: str) -> fleet_schemas.RunnerInfo:
+        """Let a runner take the server's release; ``runner`` tells what comes of it."""
+        answer = self._ask("POST", _path("runners", name, "upgrade"))
+        return read(fleet_schemas.RunnerInfo, answer)
+
     def remove_runner(self, name: str, *, force: bool = False) -> None:
         """Forget a runner; with ``force`` its tasks are given up."""
         params: Params = {"force": force}

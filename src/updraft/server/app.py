@@ -24,10 +24,10 @@ from updraft.server.listening import Listener, listen
 from updraft.server.loops.lag import watch_lag
 from updraft.server.loops.leases import Leases
 from updraft.server.loops.retention import keep_output_bounded
-from updraft.server.loops.upgrade import wait_for_upgrade
 from updraft.server.observe import logs
 from updraft.server.services.execution import Execution
 from updraft.server.services.instance import Instance
+from updraft.upgrades import wait_for_upgrade
 
 log = logging.getLogger("updraft.server")
 
@@ -36,6 +36,7 @@ _RUNNER_STARTS_SECONDS = 1.0
 _IDLE_CHECK_SECONDS = 5.0
 _LOCK_WAIT_SECONDS = 18.0
 _LAST_OUTPUT_SECONDS = 10.0
+_MODULES = "updraft.server.app, updraft.server.api.routes, updraft.runner.agent.agent"
 
 
 class Server:
@@ -212,7 +213,7 @@ def _tell_ready(fd: int) -> None:
 
 async def _restart_on_upgrade(instance: Instance) -> None:
     """Make way for a new release; whoever misses the server starts it again."""
-    await wait_for_upgrade()
+    await wait_for_upgrade(_MODULES)
     instance.stop_requested.set()
 
 

@@ -80,7 +80,9 @@ main() {
     done <"$work/names"
 
     # Without pip of its own: Debian's Python has none to give without another package.
-    [ -x "$folder/bin/python" ] || "$python" -m venv --without-pip "$folder" || fail "cannot make $folder"
+    # What is made here is the runner's own, and may be replaced by an upgrade.
+    [ -x "$folder/bin/python" ] || { "$python" -m venv --without-pip "$folder" && : >"$folder/installed-by-its-server"; } ||
+        fail "cannot make $folder"
     for pip in "$work"/pip-*.whl; do :; done
     "$folder/bin/python" "$pip/pip" --disable-pip-version-check install --quiet --upgrade --no-index \
         --no-cache-dir --find-links "$work" --root-user-action ignore updraft-cloud </dev/null ||

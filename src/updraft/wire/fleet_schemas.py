@@ -67,6 +67,11 @@ class RunnerInfo(Answer):
     seen_seconds: float | None = Field(description="how long ago it was last heard of")
     serves: str | None
     release: str | None
+    outdated: bool = Field(
+        default=False, description="whether it runs another release than the server"
+    )
+    upgrading: bool = False
+    upgrade_problem: str | None = Field(default=None, description="why the last upgrade failed")
     cpus: float
     cpus_free: float
     memory_bytes: int

@@ -94,9 +94,10 @@ KILL = 43  # {why, grace}: end the attempt's whole tree
 FORGET = 44  # {attempts}: their ends are stored; the runner drops its records
 REPORT = 45  # {keeper, attempts, …}: all that a keeper holds, and what its runner has
 DEADLINE = 46  # {limit_ms}: a new time limit, counted from the start
-STOP = 47  # the runner is to leave: {cancel, unless_live, status}
+STOP = 47  # the runner is to leave: {cancel, unless_live, status, again}
 SHIP = 48  # {stdout, stderr}: send output from these offsets on, to be stored by the server
 LEASE = 49  # {ms}: fenced tasks end unless the lease is renewed within this time
+UPGRADE = 50  # {release}: install it from the server's wheels; back, {problem}: it could not be
 
 
 def stream_channel(attempt: int, stream: int) -> int:

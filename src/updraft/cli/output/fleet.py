@@ -9,7 +9,18 @@ from updraft.cli.output import text
 if TYPE_CHECKING:
     from updraft.wire.fleet_schemas import PoolInfo, RunnerInfo
 
-RUNNER_HEADERS = ("NAME", "POOL", "STATE", "SEEN", "CPUS", "MEMORY", "GPUS", "TASKS", "SERVES")
+RUNNER_HEADERS = (
+    "NAME",
+    "POOL",
+    "STATE",
+    "SEEN",
+    "CPUS",
+    "MEMORY",
+    "GPUS",
+    "TASKS",
+    "SERVES",
+    "RELEASE",
+)
 POOL_HEADERS = ("NAME", "RUNNERS", "CPUS", "MEMORY", "GPUS", "RUNNING", "QUEUED", "REASON")
 
 
@@ -25,6 +36,7 @@ def runner_row(runner: RunnerInfo) -> tuple[str, ...]:
         _of(str(runner.gpus_free), str(len(runner.gpus))),
         str(runner.tasks),
         "everybody" if runner.serves is None else text.printable(runner.serves),
+        _release(runner),
     )
 
 
@@ -33,7 +45,11 @@ def runner_pairs(runner: RunnerInfo) -> list[tuple[str, str]]:
     labels = [header.lower() for header in RUNNER_HEADERS]
     pairs = list(zip(labels, runner_row(runner), strict=True))
     pairs += [("gpu", f"{gpu.index}: {text.printable(gpu.kind)}") for gpu in runner.gpus]
-    return [*pairs, ("release", text.printable(runner.release or "-"))]
+    if runner.upgrading:
+        pairs.append(("upgrade", "running"))
+    elif runner.upgrade_problem is not None:
+        pairs.append(("upgrade", f"failed: {text.printable(runner.upgrade_problem)}"))
+    return pairs
 
 
 def pool_row(pool: PoolInfo) -> tuple[str, ...]:
@@ -87,6 +103,12 @@ def _seen(runner: RunnerInfo) -> str:
         return "-"
     # What is connected is heard of all the time; exact figures would only make lists differ.
     return "now" if runner.state in ("ready", "draining") else text.duration(runner.seen_seconds)
+
+
+def _release(runner: RunnerInfo) -> str:
+    if runner.release is None:
+        return "-"
+    return text.printable(runner.release) + (" (old)" if runner.outdated else "")
 
 
 def _of(free: str, total: str) -> str:

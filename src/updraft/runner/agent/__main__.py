@@ -14,10 +14,11 @@ from typing import Any
 import uvloop
 
 from updraft import bootstrap, errors, settings
-from updraft.runner import joined, joining
+from updraft.runner import joined, joining, upgrading
 from updraft.runner.agent import owners
 from updraft.runner.agent.agent import Agent, ServerStopped
 from updraft.runner.agent.capacity import find_capacity
+from updraft.upgrades import wait_for_upgrade
 from updraft.wire import tls
 from updraft.wire.sockets import as_standard
 from updraft.wire.transport import FrameConnection
@@ -38,6 +39,7 @@ class _LocalServer:
         self._stopped = Path(folders.stopped)
         self._missing_since: float | None = None
         self.credentials: dict[str, str] = {}
+        self.hindrance = "it is of its server's own installation"
 
     async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         try:
@@ -62,6 +64,9 @@ class _LocalServer:
         _, connection = await loop.create_connection(make, sock=standard)
         return connection
 
+    async def upgrade(self, release: str) -> str:
+        return self.hindrance
+
     def bring_back(self) -> None:
         """Start the server if it was killed too: nobody else is left who would."""
         while not self._stopped.exists():
@@ -82,8 +87,10 @@ class _LocalServer:
 class _JoinedServer:
     """Dials the server that this runner has joined."""
 
-    def __init__(self, place: joined.Joined) -> None:
+    def __init__(self, folder: str, place: joined.Joined) -> None:
+        self._folder = folder
         self._place = place
+        self.hindrance = upgrading.hindrance()
         self._tls = tls.client_context(place.fingerprint)
         self.credentials = {"token": place.token}
 
@@ -102,6 +109,38 @@ class _JoinedServer:
             raise ConnectionError(error.message) from error
         return connection
 
+    async def upgrade(self, release: str) -> str:
+        """Let a process of its own do it: the connection is kept alive meanwhile."""
+        if self.hindrance:
+            return self.hindrance
+        words = ["-I", "-m", "updraft.runner.upgrading", "--folder", self._folder, release]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+        if not process.returncode:
+            return ""
+        lines = said.decode(errors="replace").splitlines()
+        return lines[-1] if lines else f"exit code {process.returncode}"
+
+
+async def _run_joined(agent: Agent) -> bool:
+    """Run an agent that also goes over to what others install in its environment."""
+
+    async def watch() -> None:
+        await wait_for_upgrade("updraft.runner.agent.__main__")
+        agent.make_way()
+
+    watching = asyncio.create_task(watch(), name="upgrades")
+    try:
+        return await agent.run()
+    finally:
+        watching.cancel()
+
 
 def main(arguments: list[str]) -> int:
     """Run a runner's agent until its keeper is gone."""
@@ -115,10 +154,10 @@ def main(arguments: list[str]) -> int:
     keeper_socket, spool = os.path.join(folder, "keeper.sock"), os.path.join(folder, "spool")
     if rest:
         place = joined.load(folder)
-        remote = _JoinedServer(place)
+        remote = _JoinedServer(folder, place)
         own = owners.Owners(Path(folder)) if place.shared else None
         os.makedirs(spool, mode=0o700, exist_ok=True)
-        if uvloop.run(Agent(find_capacity(), keeper_socket, remote, spool, own).run()):
+        if uvloop.run(_run_joined(Agent(find_capacity(), keeper_socket, remote, spool, own))):
             # Its keeper was killed, and nobody else is left who would.
             joining.start(folder, shared=place.shared)
         return 0

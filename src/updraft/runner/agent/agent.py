@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import updraft
 from updraft import errors, faults, settings
+from updraft.runner.agent import gpus
 from updraft.runner.agent.early import EarlyFrames
 from updraft.runner.agent.output import OutputStream
-from updraft.runner.agent.owners import Owners, device_nodes
+from updraft.runner.agent.owners import Owners
 from updraft.runner.keeper import processes
 from updraft.wire import frames
 from updraft.wire.packing import pack
@@ -41,8 +42,14 @@ class Server(Protocol):
     credentials: dict[str, str]
     """What its first frame on each connection proves itself with."""
 
+    hindrance: str
+    """Why this runner cannot take another release from its server; empty: it can."""
+
     async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         """Return a new connection.  Raises ``OSError``."""
+
+    async def upgrade(self, release: str) -> str:
+        """Install a release of the server's; return what went wrong, empty for nothing."""
 
 
 _OUTPUTS = (("stdout", frames.STDOUT), ("stderr", frames.STDERR))
@@ -122,6 +129,8 @@ class Agent:
         self._keeper_gone = asyncio.Event()
         self._upgraded = False
         self._removed = False
+        self._upgrading: asyncio.Task[None] | None = None
+        self._upgrade_problem = ""
         self._lease_until = 0.0
 
     async def run(self) -> bool:
@@ -180,6 +189,7 @@ class Agent:
                 self._server = side
                 side.control.send_message(frames.REPORT, self.report())
                 self.pump()
+                self._renew_keeper()
                 await side.gone.wait()
                 self._server = None
                 self._early.clear()
@@ -187,9 +197,7 @@ class Agent:
                     for output in attempt.outputs.values():
                         output.detach()
                 if settings.installed_release() not in (self._release, ""):
-                    log.info("upgraded: the keeper starts the new agent")
-                    self._upgraded = True
-                    self._keeper_gone.set()
+                    self.make_way()
                 log.info("the server's connection closed")
             pause = _RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)]
             # A thousand agents that lost one server do not all come back at once.
@@ -215,6 +223,11 @@ class Agent:
             "keeper_pid": self._keeper_pid,
             "keeper_release": self._keeper_release,
             "capacity": self._capacity,
+            "upgrade": {
+                "hindrance": self._dialled.hindrance,
+                "running": self._upgrading is not None,
+                "problem": self._upgrade_problem,
+            },
             "attempts": [
                 attempt.report for attempt in self._attempts.values() if not attempt.forgotten
             ],
@@ -230,11 +243,19 @@ class Agent:
     ) -> None:
         """Carry out or pass on one frame of the server's; ``side`` takes an answer."""
         serial = channel >> 2
+        if kind == frames.UPGRADE:
+            if self._upgrading is None:
+                work = self._upgrade(body_of(payload)["release"])
+                self._upgrading = asyncio.create_task(work, name="upgrade")
+            return
         if kind == frames.SPAWN:
             self._spawn(side, serial, bytes(payload))
             return
         if kind == frames.FORGET:
+            self._to_keeper(kind, channel, offset, payload)
             self._forget(side, body_of(payload)["attempts"])
+            self._renew_keeper()
+            return
         attempt = self._attempts.get(serial)
         if attempt is None:
             if kind in _STREAM_KINDS:
@@ -261,6 +282,25 @@ class Agent:
             self.pump()
         else:
             self._to_keeper(kind, channel, offset, payload)
+
+    async def _upgrade(self, release: str) -> None:
+        log.info("upgrading to release %s", release)
+        self._upgrade_problem = ""
+        problem = await self._dialled.upgrade(release)
+        self._upgrading, self._upgrade_problem = None, problem
+        if not problem:
+            self.make_way()
+            return
+        log.error("cannot upgrade to release %s: %s", release, problem)
+        if self._server is not None:
+            self._server.control.send_message(frames.UPGRADE, {"problem": problem})
+
+    def make_way(self) -> None:
+        """Another release was installed: end, and the keeper starts its agent; tasks go on."""
+        if not self._upgraded:
+            log.info("upgraded: the keeper starts the new agent")
+            self._upgraded = True
+            self._keeper_gone.set()
 
     def _attach(self, side: _ServerSide, attempt: Attempt, order: dict[str, Any]) -> None:
         """A client reads from these positions on; what it has room for is what tasks may write."""
@@ -291,6 +331,11 @@ class Agent:
         if side.ships:
             spec["folder"] = os.fsencode(os.path.join(self._spool, str(serial)))
             problem = self._isolate(spec)
+        if granted := spec.get("gpus"):
+            isolated = self._owners is not None
+            told = gpus.environment(self._capacity["gpus"], granted, isolated=isolated)
+            spec["environment"] = b"\0".join([spec["environment"], *told])
+        if side.ships or granted:
             payload = pack(spec)
         if serial not in self._attempts:
             attempt = Attempt(serial, {"job": spec["job"], "folder": spec["folder"]})
@@ -317,12 +362,8 @@ class Agent:
         """
         if self._owners is None or "beside" in spec:
             return ""
-        minors = [
-            device["minor"]
-            for device in self._capacity["gpus"]
-            if device["uuid"] in spec["gpus"] and "minor" in device
-        ]
-        nodes = device_nodes(minors)
+        granted = [gpu for gpu in self._capacity["gpus"] if gpu["uuid"] in spec["gpus"]]
+        nodes = gpus.device_nodes(granted)
         try:
             spec["isolation"] = self._owners.isolation(spec["owner"], spec["job"], nodes)
         except errors.UpdraftError as error:
@@ -348,6 +389,17 @@ class Agent:
                     output.detach()
             if attempt.is_done:
                 self._drop(attempt)
+
+    def _renew_keeper(self) -> None:
+        """Let an idle keeper of another release go over to the installed one.
+
+        On the server's own machine that is the server's business, which knows what comes next.
+        """
+        server = self._server
+        if server is None or not server.ships or self._attempts:
+            return
+        if self._keeper_release != self._release == settings.installed_release():
+            self._to_keeper(frames.STOP, 0, 0, pack({"cancel": False, "again": True}))
 
     def _drop(self, attempt: Attempt) -> None:
         del self._attempts[attempt.serial]

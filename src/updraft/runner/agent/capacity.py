@@ -6,13 +6,15 @@ import contextlib
 import os
 from typing import Any
 
+from updraft.runner.agent.gpus import find_gpus
+
 
 def find_capacity() -> dict[str, Any]:
-    """Return the capacity: ``cpus_milli``, ``memory_bytes`` and the GPUs found through NVML."""
+    """Return the capacity: ``cpus_milli``, ``memory_bytes`` ``gpus`` and ``host``."""
     return {
         "cpus_milli": _cpu_count() * 1000,
         "memory_bytes": _memory_bytes(),
-        "gpus": _gpus(),
+        "gpus": find_gpus(),
         "host": os.uname().nodename,
     }
 
@@ -29,32 +31,3 @@ def _memory_bytes() -> int:
         with contextlib.suppress(OSError, ValueError), open(path) as file:
             total = min(total, int(file.read()))
     return total
-
-
-def _gpus() -> list[dict[str, Any]]:
-    if not os.path.exists("/dev/nvidiactl"):
-        return []
-    import pynvml  # noqa: PLC0415 - most machines have no GPU to ask about
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found.append(
-                {
-                    "index": index,
-                    "minor": int(pynvml.nvmlDeviceGetMinorNumber(device)),
-                    "uuid": str(pynvml.nvmlDeviceGetUUID(device)),
-                    "kind": str(pynvml.nvmlDeviceGetName(device)),
-                    "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(device).total),
-                }
-            )
-        return found
-    except pynvml.NVMLError:
-        return []
-    finally:
-        pynvml.nvmlShutdown()

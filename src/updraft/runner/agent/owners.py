@@ -208,8 +208,8 @@ class Owners:
     ) -> dict[str, Any]:
         """Return a spec's ``isolation`` for a task of this owner's job; makes its workspace.
 
-        ``devices``: the nodes of granted GPUs (``device_nodes``).  ``hidden``: what else is to be
-        covered; the runner's folder is in any case.
+        ``devices``: the nodes of granted GPUs (``gpus.device_nodes``).  ``hidden``: what else is to
+        be covered; the runner's folder is in any case.
         """
         owner = self.owner(name)
         return {
@@ -223,18 +223,6 @@ class Owners:
             "devices": [os.fsencode(path) for path in devices],
             "hidden": [os.fsencode(path) for path in hidden],
         }
-
-
-def device_nodes(minors: Iterable[int]) -> list[str]:
-    """Return the device nodes of NVIDIA GPUs, by minor number (NVML tells it), and what CUDA needs.
-
-    Empty without any: who has no GPU gets no way to the driver either.
-    """
-    nodes = [f"/dev/nvidia{minor}" for minor in minors]
-    if nodes:
-        control = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
-        nodes += [f"/dev/{name}" for name in control if Path("/dev", name).exists()]
-    return nodes
 
 
 def _closed_above(folder: Path) -> Path | None:

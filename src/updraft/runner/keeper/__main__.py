@@ -41,7 +41,13 @@ def main(arguments: list[str]) -> int:
     processes.set_name("updraft-keeper")
     listener = listen_unix(os.path.join(folder, "keeper.sock"))
     cgroups, shared = ("--no-cgroups" not in options), ("--shared" in options)
-    return Keeper(listener, folder, agent[1:], cgroups=cgroups, shared=shared).run()
+    keeper = Keeper(listener, folder, agent[1:], cgroups=cgroups, shared=shared)
+    status = keeper.run()
+    if keeper.again:
+        # The same process goes on as another program, for whoever waits for its end.
+        words = [sys.executable, "-I", "-m", "updraft.runner.keeper", *arguments]
+        os.execv(words[0], words)
+    return status
 
 
 def _take(lock: int) -> bool:

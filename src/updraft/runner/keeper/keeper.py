@@ -76,6 +76,8 @@ class Keeper:
         self._agent_due: float | None = 0.0
         self._leaving = False
         self._status: int | None = None  # to exit with, when nobody asks for the ends any more
+        self.again = False
+        """Whether it leaves for a keeper of the release that is installed now."""
         self._unrecorded: set[int] = set()
         self.identity = os.urandom(8).hex()
         self._release = settings.installed_release()
@@ -151,7 +153,8 @@ class Keeper:
         """Carry out one frame of the agent's."""
         attempt, stream = channel >> 2, channel & 3
         if kind == frames.SPAWN:
-            self._spawn(attempt, unpack_dict(bytes(payload)))
+            if not self.again:  # the server grants it again to whoever comes after us
+                self._spawn(attempt, unpack_dict(bytes(payload)))
             return
         if kind == frames.FORGET:
             for gone in unpack_dict(bytes(payload))["attempts"]:
@@ -161,6 +164,10 @@ class Keeper:
             order = unpack_dict(bytes(payload))
             if order.get("unless_live"):
                 self._leave_unless_live()
+            elif order.get("again"):
+                if not self._tasks:
+                    self.again = True
+                    self._leave(cancel=False)
             else:
                 self._status = order.get("status")
                 self._leave(cancel=order["cancel"])

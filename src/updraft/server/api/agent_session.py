@@ -12,8 +12,14 @@ from updraft.model.pool import Runner
 from updraft.scheduling.capacity import shaped
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
+<<<<<<< HEAD
 from updraft.server.services.live import LiveRunner
 from updraft.wire import frames, reports
+=======
+from updraft.server.services.live import LiveRunner, Upgrade
+from updraft.wire import frames
+from updraft.wire.packing import PackingError
+>>>>>>> fleet
 from updraft.wire.transport import FrameConnection, body_of
 
 _CONTROL = frozenset({frames.STOPPED, frames.CONTINUED})
@@ -21,6 +27,9 @@ _REPORTS = _CONTROL | {frames.STARTED, frames.EXITED}
 _STREAMS = frozenset(
     {frames.DATA, frames.ACK, frames.CLOSE, frames.EOF, frames.ATTACH, frames.SHIP}
 )
+
+
+_MAX_SAID = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,7 @@ class AgentControl:
             release=report["release"],
             keeper_release=report["keeper_release"],
             reported=capacity,
+            upgrade=_upgrade(report.get("upgrade")),
         )
         rest = self._sessions.beside.runner_joined(self.runner, report["attempts"])
         self._execution.runners.joined(self.runner, rest)
@@ -132,6 +142,9 @@ class AgentControl:
         self.heard()
         if kind in _STREAMS:
             self.stream(kind, channel, offset, payload)
+            return
+        if kind == frames.UPGRADE:
+            self.runner.upgrade = _upgrade({"hindrance": "", **body_of(payload)})
             return
         # What a runner says of what it does not have is not taken.
         if self._sessions.beside.is_on(serial, self.runner):
@@ -196,6 +209,18 @@ def _report(kind: int, payload: bytes | memoryview) -> dict[str, Any]:
     if kind == frames.EXITED:
         return reports.end_of(body)
     return reports.said_of(body)
+
+
+def _upgrade(said: dict[str, Any] | None) -> Upgrade | None:
+    """Return what a runner says of its upgrade, in one line each, whatever it says."""
+    if said is None:
+        return None
+    hindrance, problem = (str(said.get(key, ""))[:_MAX_SAID] for key in ("hindrance", "problem"))
+    return Upgrade(_line(hindrance), bool(said.get("running")), _line(problem))
+
+
+def _line(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 class AgentData:

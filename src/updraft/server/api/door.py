@@ -354,7 +354,8 @@ class _Unknown:
         body = body_of(payload)
         wire, role = body["wire"], body["role"]
         if not frames.OLDEST_WIRE_VERSION <= wire <= frames.WIRE_VERSION:
-            self.connection.fail(errors.WrongVersion.code, _other_version(wire))
+            who = "runner" if role in self._doors.agent_roles else "client"
+            self.connection.fail(errors.WrongVersion.code, _other_version(wire, who))
             return
         if role not in self._doors.client_roles and role not in self._doors.agent_roles:
             self.connection.fail(errors.BadRequest.code, f"there is no role {role!r}")
@@ -421,9 +422,14 @@ class _Unknown:
         """Nothing is written to it."""
 
 
-def _other_version(wire: int) -> str:
-    mend = "restart it: updraft stop" if wire > frames.WIRE_VERSION else "upgrade the client"
+def _other_version(wire: int, who: str) -> str:
+    if wire <= frames.WIRE_VERSION:
+        mend = f"upgrade the {who}"
+    elif who == "client":
+        mend = "restart it: updraft stop"
+    else:
+        mend = "upgrade the server"
     return (
-        f"the server speaks version {frames.WIRE_VERSION} of the protocol and the client "
+        f"the server speaks version {frames.WIRE_VERSION} of the protocol and the {who} "
         f"{wire}; {mend}"
     )

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path
 from sqlalchemy import RowMapping
 
+import updraft
 from updraft import errors
 from updraft.model.pool import Pool, Shape
 from updraft.server.api.requests import Who
@@ -54,6 +55,13 @@ def make_router(fleet: Fleet, installing: Installing) -> APIRouter:
     @router.post("/runners/{runner}/drain", summary="Give a runner no new tasks")
     async def drain_runner(who: Who, runner: RunnerName, undo: bool = False) -> wire.RunnerInfo:
         return _runner(await fleet.drain(who, runner, draining=not undo))
+
+    @router.post("/runners/{runner}/upgrade", summary="Let a runner take the server's release")
+    async def upgrade_runner(who: Who, runner: RunnerName) -> wire.RunnerInfo:
+        """Its tasks go on. Look at it to see what comes of that."""
+        if fleet.runner(who, runner).outdated:
+            installing.need_release(updraft.__version__)
+        return _runner(await fleet.upgrade(who, runner))
 
     @router.delete("/runners/{runner}", status_code=204, summary="Forget a runner")
     async def remove_runner(who: Who, runner: RunnerName, force: bool = False) -> None:
@@ -124,6 +132,9 @@ def _runner(view: RunnerView) -> wire.RunnerInfo:
         seen_seconds=round(silent, 1),
         serves=live.known.serves,
         release=live.release or None,
+        outdated=view.outdated,
+        upgrading=live.upgrade is not None and live.upgrade.running,
+        upgrade_problem=None if live.upgrade is None else live.upgrade.problem or None,
         cpus=live.total.cpus_milli / 1000,
         cpus_free=live.free.cpus_milli / 1000,
         memory_bytes=live.total.memory_bytes,

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
+import updraft
 from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.pool import Pool, Runner
@@ -23,12 +24,14 @@ from updraft.server.auth import credentials
 from updraft.server.services.audit import note
 from updraft.server.services.authority import need_server_admin
 from updraft.server.services.execution import Execution
-from updraft.server.services.live import LiveRunner
+from updraft.server.services.live import LiveRunner, Upgrade
 from updraft.server.services.pools import Pools, check_name
 from updraft.store import fleet as queries
 from updraft.store.database import Database
+from updraft.wire import frames
 
 _NAME_TRIES = 1000
+_TOO_OLD = "its release does not know how; upgrade Updraft on its machine, with what installed it"
 _REFUSED = "this join token is not valid, or not any more; make one: updraft runner token POOL"
 
 
@@ -61,6 +64,11 @@ class RunnerView:
 
     live: LiveRunner
     tasks: int
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it runs another release than this server."""
+        return self.live.release not in ("", updraft.__version__)
 
 
 class Fleet:
@@ -174,6 +182,34 @@ class Fleet:
         await self._database.write(store)
         runner.known = replace(runner.known, draining=draining)
         self._execution.schedule()
+        return self.runner(who, name)
+
+    async def upgrade(self, who: Principal, name: str) -> RunnerView:
+        """Let a runner take this server's release from its wheels, under its running tasks.
+
+        One that has it, or is about to, is left alone.  Raises ``errors.Conflict`` with the mend
+        where it cannot.
+        """
+        view = self.runner(who, name)
+        runner = view.live
+        if not view.outdated or (runner.upgrade is not None and runner.upgrade.running):
+            return view
+        if not runner.known.remote:
+            raise errors.Conflict("the local runner is of the server's own release once it is idle")
+        if runner.control is None:
+            raise errors.Conflict(f"runner {name} is away; upgrade it when it is back")
+        hindrance = _TOO_OLD if runner.upgrade is None else runner.upgrade.hindrance
+        if hindrance:
+            raise errors.Conflict(f"runner {name} cannot be upgraded from here: {hindrance}")
+        release = updraft.__version__
+
+        def store(connection: Connection) -> None:
+            note(connection, who, "upgrade runner", name, release=release)
+
+        await self._database.write(store)
+        if runner.control is not None:
+            runner.upgrade = Upgrade("", running=True)
+            runner.control.send_message(frames.UPGRADE, {"release": release})
         return self.runner(who, name)
 
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> None:

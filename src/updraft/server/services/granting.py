@@ -138,8 +138,6 @@ class Granting:
             job.client.attempt_granted(job, attempt)
         limit = frames.NO_LIMIT if job.client is None else frames.OUTPUT_WINDOW_BYTES
         extra = b"\0UPDRAFT_JOB_ID=%b\0UPDRAFT_ATTEMPT=%d" % (job.id.encode(), attempt.number)
-        if job.need.gpus:
-            extra += b"\0CUDA_VISIBLE_DEVICES=" + ",".join(attempt.gpus).encode()
         tty = command["tty"]
         spec = {
             **command,

@@ -72,6 +72,14 @@ class Installing:
             return []
         return sorted(name for name in found if _WHEEL.fullmatch(name))
 
+    def need_release(self, release: str) -> None:
+        """Raise ``errors.Conflict`` where there is no wheel of this release of Updraft."""
+        if f"updraft_cloud-{release}-py3-none-any.whl" not in self.wheels():
+            raise errors.Conflict(
+                f"the wheelhouse has no wheel of release {release}; make it: updraft admin "
+                "wheelhouse"
+            )
+
     def index(self) -> str:
         """Return a page with a link to each wheel, as pip's ``--find-links`` reads it."""
         links = (

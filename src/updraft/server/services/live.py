@@ -136,6 +136,17 @@ class LiveJob:
         return Waiting(self.serial, self.priority, self.need, self.party, self.beside)
 
 
+@dataclass(slots=True)
+class Upgrade:
+    """How a runner's agent takes another release from this server."""
+
+    hindrance: str
+    """Why it cannot; empty: it can."""
+    running: bool = False
+    problem: str = ""
+    """Why the last one failed."""
+
+
 @dataclass(slots=True, eq=False)
 class LiveRunner:
     """A runner that may have tasks.  ``free`` is kept even while it is away: its tasks go on."""
@@ -154,6 +165,8 @@ class LiveRunner:
     keeper_release: str = ""
     reported: dict[str, Any] = field(default_factory=dict)
     """What it said that it has, of which its pool's shape may leave out some."""
+    upgrade: Upgrade | None = None
+    """How it takes another release; None: it is too old to know how."""
     lost: bool = False
     """Whether its lease ran out: what it had was given up, whatever it does."""
 

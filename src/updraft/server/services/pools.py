@@ -22,10 +22,13 @@ from updraft.configuration import Configuration
 from updraft.model.access import Principal
 from updraft.model.pool import LOCAL_JURISDICTION, LOCAL_POOL, Pool, Shape
 from updraft.scheduling.capacity import Capacity, shaped
+from updraft.server.services.accounts import can_be_name
 from updraft.server.services.audit import note
 from updraft.server.services.authority import need_server_admin
 from updraft.server.services.execution import Execution
+from updraft.server.services.projects import no_project
 from updraft.store import fleet as queries
+from updraft.store.access import find_project
 from updraft.store.database import Database
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -128,7 +131,11 @@ class Pools:
     # -- changing
 
     async def create(self, who: Principal, pool: Pool) -> PoolView:
-        """Store a new pool.  Raises ``errors.Conflict`` where there is one of its name."""
+        """Store a new pool.
+
+        Raises ``errors.Conflict`` where there is one of its name, ``errors.NotFound`` where one of
+        its projects is not there.
+        """
         need_server_admin(who)
         check_name("name", pool.name)
         taken = errors.Conflict(f"there is a pool {pool.name} already; see: updraft pool list")
@@ -142,6 +149,7 @@ class Pools:
         }
 
         def store(connection: Connection) -> None:
+            _need_projects(connection, pool.projects)
             queries.insert_pool(connection, values)
             note(connection, who, "create pool", pool.name)
 
@@ -155,7 +163,8 @@ class Pools:
     async def update(self, who: Principal, pool: Pool) -> PoolView:
         """Replace a pool's settings; jobs that run go on as they were granted.
 
-        Whether it is draining stays as it is.  Raises ``errors.Conflict`` for one of updraft.toml.
+        Whether it is draining stays as it is.  Raises ``errors.Conflict`` for one of updraft.toml,
+        ``errors.NotFound`` where one of its projects is not there.
         """
         need_server_admin(who)
         known = self._changeable(pool.name)
@@ -220,6 +229,7 @@ class Pools:
         values = {"settings": _settings(pool), "draining": pool.draining}
 
         def store(connection: Connection) -> bool:
+            _need_projects(connection, pool.projects - self._live.pools[pool.name].projects)
             if not queries.update_pool(connection, pool.name, values):
                 return False
             note(connection, who, action, pool.name)
@@ -257,6 +267,12 @@ def check_name(field: str, name: str) -> None:
     """Raise ``errors.BadRequest`` for what cannot be the name of a pool or a runner."""
     if not _NAME.fullmatch(name):
         raise errors.BadRequest(f"{field}: {name!r} is no name; it has {_NAME_RULE}")
+
+
+def _need_projects(connection: Connection, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if not can_be_name(name) or find_project(connection, name) is None:
+            raise no_project(name)
 
 
 def _no_pool(name: str, seen: Iterable[str]) -> errors.NotFound:

@@ -19,8 +19,8 @@ log = logging.getLogger("updraft.upgrade")
 _LOOK_SECONDS = 1.0
 
 
-async def wait_for_upgrade() -> None:
-    """Return when another working release lies on the disk."""
+async def wait_for_upgrade(modules: str) -> None:
+    """Return when another release lies on the disk, of which these ``modules`` can be imported."""
     own = settings.installed_release()
     refused = own
     while True:
@@ -31,19 +31,19 @@ async def wait_for_upgrade() -> None:
         await asyncio.sleep(_LOOK_SECONDS)
         if settings.installed_release() != found:
             continue  # still being written
-        if await _works():
+        if await _works(modules):
             log.info("upgraded from %s to %s: restarting", own, found)
             return
         log.error("the upgrade to %s does not work; going on with %s", found, own)
         refused = found
 
 
-async def _works() -> bool:
+async def _works(modules: str) -> bool:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
         "-c",
-        "import updraft.server.app, updraft.server.api.routes, updraft.runner.agent.agent",
+        f"import {modules}",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
