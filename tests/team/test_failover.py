@@ -1,7 +1,7 @@
 """A server that survives its machine: killed, with its database, under load, and nobody notices.
 
-Two servers of one database and one data folder, on one address that the second takes over, as a
-virtual IP would move between machines; a runner and clients that come over TLS.
+Servers of one database and one data folder, behind a balancer that sends everybody to one of them;
+a runner and clients that come over TLS.
 """
 
 import os
@@ -20,6 +20,7 @@ import pytest
 from tests import postgresql
 from tests.chaos.program import exit_code_of, output_of
 from tests.postgresql import Cluster
+from tests.team.balancer import Balancer
 from tests.waiting import until, wait_gone
 from updraft.server.auth import certificates
 from updraft.testing.instance import Instance
@@ -32,22 +33,23 @@ TAKE_OVER_SECONDS = 10.0
 
 
 class Team:
-    """Homes of two servers, a runner and a client."""
+    """Homes of three servers, a runner and a client; ``point_at`` says which server is found."""
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self.cluster = cluster
         self.folder = folder
         self.database = cluster.url(cluster.make_database())
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.balancer = Balancer()
+        self.url = f"https://127.0.0.1:{self.balancer.port}"
         (folder / "data").mkdir()
         (folder / "certificates").mkdir()
         certificate, key = certificates.ensure_self_signed(
             str(folder / "certificates"), "127.0.0.1"
         )
         self.fingerprint = certificates.fingerprint(certificate)
-        self.servers = [self._server(name, certificate, key) for name in ("first", "second")]
+        self.ports: list[int] = []
+        names = ("first", "second", "third")
+        self.servers = [self._server(name, certificate, key) for name in names]
         self.processes: list[subprocess.Popen[bytes]] = []
         self.runner = Instance(folder / "runner")
         self.client = Instance(folder / "client")
@@ -56,11 +58,15 @@ class Team:
         made = Instance(self.folder / name)
         config = made.home / "config"
         config.mkdir(mode=0o700)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.ports.append(port)
         file = config / "updraft.toml"
         file.write_text(
             f"""
 [server]
-listen = "127.0.0.1:{self.port}"
+listen = "127.0.0.1:{port}"
+url = "{self.url}"
 certificate = "{certificate}"
 key = "{key}"
 database = "{self.database}"
@@ -100,9 +106,11 @@ data = "{self.folder / "data"}"
         return (int(answer.split()[1]) if answer else 0), answer.decode()
 
     def wait_ready(self, which: int, seconds: float = 30.0) -> None:
+        """Wait until a server leads, and let everybody find it."""
         until(
             lambda: self.readiness(which)[0] == 200, f"server {which}: {self.log(which)}", seconds
         )
+        self.balancer.point_at(self.ports[which])
 
     def wait_standby(self, which: int) -> None:
         until(lambda: "stands by" in self.readiness(which)[1], f"standby: {self.log(which)}", 30)
@@ -136,6 +144,7 @@ data = "{self.folder / "data"}"
         }
 
     def close(self) -> None:
+        self.balancer.close()
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
@@ -227,6 +236,7 @@ def test_servers_and_database_are_killed_under_load(team: Team, tmp_path: Path, 
         until(lambda: team.readiness(1)[0] == 503, "the server to say that it waits")
         team.cluster.start()
         until(lambda: 200 in (team.readiness(0)[0], team.readiness(1)[0]), "a server", 30)
+        team.wait_ready(0 if team.readiness(0)[0] == 200 else 1)
         problems = [problem for run in runs if (problem := run.result())]
     assert took <= TAKE_OVER_SECONDS
     assert problems == [], "\n".join([*problems, team.log(0), team.log(1)])
@@ -234,3 +244,49 @@ def test_servers_and_database_are_killed_under_load(team: Team, tmp_path: Path, 
         team.database.rpartition("/")[2], "SELECT state, count(*) FROM jobs GROUP BY state"
     )
     assert stored == [("SUCCESS", JOBS)]
+
+
+WRITES = """
+import os, sys, time
+for number in range(int(sys.argv[1])):
+    print(f"line {number}", flush=True)
+    while number == int(sys.argv[1]) // 2 and not os.path.exists(sys.argv[2]):
+        time.sleep(0.02)
+    time.sleep(0.002)
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_leader_that_stands_still_is_succeeded_and_finds_itself_fenced(
+    team: Team, tmp_path: Path
+) -> None:
+    first = team.serve(0)
+    team.wait_ready(0)
+    team.join()
+    team.serve(1)
+    team.wait_standby(1)
+    lines, go_on = 4000, tmp_path / "go on"
+    expected = "".join(f"line {number}\n" for number in range(lines)).encode()
+    program = (sys.executable, "-S", "-c", WRITES, str(lines), str(go_on))
+    job = call(team.client, "ubatch", *program).stdout.decode().strip()
+    with ThreadPoolExecutor(2) as clients:
+        attached = clients.submit(call, team.client, "urun", "-q", *program)
+        following = clients.submit(call, team.client, "updraft", "logs", "-f", job)
+        # Both are in the middle of what they write.
+        until(lambda: call(team.client, "updraft", "logs", job).stdout.count(b"\n") > lines // 4)
+        first.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        team.wait_ready(1, TAKE_OVER_SECONDS)
+        took = time.monotonic() - stopped
+        go_on.touch()
+        second = call(team.client, "ubatch", "true").stdout.decode().strip()
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(30) == 1
+        assert "another server leads now; this one ends" in team.log(0)
+        ran, followed = attached.result(), following.result()
+    assert (ran.returncode, ran.stdout) == (0, expected), ran.stderr
+    assert (followed.returncode, followed.stdout) == (0, expected), followed.stderr
+    for each in (job, second):
+        assert call(team.client, "updraft", "job", "wait", each).returncode == 0
+    assert call(team.client, "updraft", "logs", job).stdout == expected
+    assert took <= TAKE_OVER_SECONDS

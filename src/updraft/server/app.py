@@ -114,8 +114,6 @@ class Server:
             "leases": leases.watch(),
             "lag": watch_lag(operations.measures, beats),
         }
-        if parts.database.leadership is not None:
-            loops["leadership"] = parts.database.leadership.watch()
         if configured.local_pool:
             loops["runner"] = _keep_runner(parts.instance, parts.execution, self._folders)
         if configuration.backup.folder:

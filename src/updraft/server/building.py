@@ -48,7 +48,7 @@ async def build(
     else:
         database = Database(configuration.server.database, leadership)
         await asyncio.to_thread(schema.upgrade, database.engine)
-        await asyncio.to_thread(leadership.begin, database.engine)
+        await asyncio.to_thread(leadership.begin)
     used = await database.read(queries.used_key_slots)
     keys = EnvironmentKeys(folders.keys, used)
     execution = Execution(database, keys, Relay(), folders.logs)
