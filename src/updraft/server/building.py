@@ -12,7 +12,7 @@ from updraft.server.api.door import Doors, Room
 from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.api.parts import Parts
-from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.auth.environment_keys import EnvironmentKeys, Predecessors
 from updraft.server.observe.traces import traces_to
 from updraft.server.relay.relay import Relay
 from updraft.server.services.access import Access
@@ -49,8 +49,9 @@ async def build(
         database = Database(configuration.server.database, leadership)
         await asyncio.to_thread(schema.upgrade, database.engine)
         await asyncio.to_thread(leadership.begin)
+    before = None if leadership is None else Predecessors(folders.keys, leadership.epoch)
     used = await database.read(queries.used_key_slots)
-    keys = EnvironmentKeys(folders.keys, used)
+    keys = EnvironmentKeys(folders.keys, used, before)
     execution = Execution(database, keys, Relay(), folders.logs)
     execution.quota_bytes = configuration.server.output_quota
     execution.default_pool = configuration.server.default_pool
