@@ -21,8 +21,9 @@ from tests.postgresql import Cluster
 from tests.small_disk import small_disk
 from tests.store.test_database import insert, queued, run, stored
 from updraft import errors
+from updraft.store import database as database_module
 from updraft.store import postgresql, schema
-from updraft.store.database import Database
+from updraft.store.database import Database, Undecided
 from updraft.store.leadership import Leadership, epoch_of
 
 pytestmark = pytest.mark.postgresql
@@ -275,6 +276,64 @@ def test_what_waits_while_the_database_is_killed_is_written_once_it_is_back(
             await reading
             assert sorted(await database.read(stored)) == list(range(100))
             assert not leader.deposed.is_set()
+
+    run(main())
+
+
+def test_who_will_not_wait_for_a_database_that_is_away_is_told_and_has_done_nothing(
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = own_cluster.url(own_cluster.make_database())
+    monkeypatch.setattr(database_module, "AWAY_SECONDS", 0.5)
+
+    async def main() -> None:
+        async with leading(url) as (leader, database):
+            await asyncio.to_thread(own_cluster.kill)
+            patient = [
+                asyncio.create_task(database.write(insert(1), patient=True)),
+                asyncio.create_task(database.read(stored, patient=True)),
+            ]
+            writes = [database.write(insert(n)) for n in range(2, 300)]
+            reads = [database.read(stored) for _ in range(20)]
+            told = await asyncio.gather(*writes, *reads, return_exceptions=True)
+            assert {type(error) for error in told} == {errors.NotReady}
+            assert not any(task.done() for task in patient)
+            await asyncio.to_thread(own_cluster.start)
+            assert await patient[0] == 1
+            await patient[1]
+            assert await database.write(insert(1000)) == 1000
+            assert await database.read(stored) == [1, 1000]
+            assert not leader.deposed.is_set()
+
+    run(main())
+
+
+def test_a_write_whose_commit_is_under_way_is_not_taken_back(
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = own_cluster.url(own_cluster.make_database())
+    monkeypatch.setattr(database_module, "AWAY_SECONDS", 0.5)
+
+    async def main() -> None:
+        async with leading(url) as (_, database):
+            committed = threading.Event()
+            real = database.engine.dialect.do_commit
+
+            def commit_and_lose(connection: Any) -> None:
+                real(connection)
+                if threading.current_thread().name == "committer" and not committed.is_set():
+                    own_cluster.kill()
+                    committed.set()
+                    raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+            vars(database.engine.dialect)["do_commit"] = commit_and_lose
+            with pytest.raises(Undecided) as caught:
+                await database.decide(insert(1))
+            with pytest.raises(errors.NotReady):  # behind it
+                await database.write(insert(2))
+            await asyncio.to_thread(own_cluster.start)
+            assert await caught.value.outcome == 1
+            assert await database.read(stored) == [1]
 
     run(main())
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests import postgresql
@@ -178,6 +179,14 @@ def call(own: Instance, *command: str) -> subprocess.CompletedProcess[bytes]:
             return done
 
 
+def started(own: Instance, *command: str) -> subprocess.Popen[bytes]:
+    """Start a command, for a ``with`` block."""
+    return subprocess.Popen(
+        own.command(*command), env=own.environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
 def one(team: Team, folder: Path, number: int, *, attached: bool) -> str:
     """Run a job; return what is wrong with what its client saw."""
     own, program = team.client, (sys.executable, "-S", str(PROGRAM), str(folder), str(number))
@@ -290,3 +299,102 @@ def test_a_leader_that_stands_still_is_succeeded_and_finds_itself_fenced(
         assert call(team.client, "updraft", "job", "wait", each).returncode == 0
     assert call(team.client, "updraft", "logs", job).stdout == expected
     assert took <= TAKE_OVER_SECONDS
+
+
+@pytest.mark.timeout(180)
+def test_a_leader_that_is_told_to_end_hands_over_and_nobody_notices(
+    team: Team, tmp_path: Path, seed: int
+) -> None:
+    dice = random.Random(seed)
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    first = team.serve(0)
+    team.wait_ready(0)
+    team.join()
+    team.serve(1)
+    team.wait_standby(1)
+    with ThreadPoolExecutor(6) as clients:
+        runs = [
+            clients.submit(one, team, folder, number, attached=dice.random() < 0.7)
+            for number in range(JOBS // 2)
+        ]
+        until(lambda: count(folder) >= JOBS // 6, "a third of the jobs to start", 90)
+        first.terminate()
+        team.wait_ready(1, TAKE_OVER_SECONDS)
+        assert first.wait(30) == 0
+        problems = [problem for run in runs if (problem := run.result())]
+    assert problems == [], "\n".join([*problems, team.log(0), team.log(1)])
+    assert "stopped" in team.log(0).splitlines()[-1]
+    assert "Traceback" not in team.log(0) + team.log(1)
+
+
+@pytest.mark.timeout(180)
+def test_of_two_that_stand_by_exactly_one_takes_over(team: Team) -> None:
+    first = team.serve(0)
+    team.wait_ready(0)
+    team.join()
+    for which in (1, 2):
+        team.serve(which)
+        team.wait_standby(which)
+    first.kill()
+    until(lambda: 200 in (team.readiness(1)[0], team.readiness(2)[0]), "one of them")
+    second = 1 if team.readiness(1)[0] == 200 else 2
+    other = 3 - second
+    team.wait_ready(second)
+    assert call(team.client, "urun", "-q", "true").returncode == 0
+    team.wait_standby(other)
+    database = team.database.rpartition("/")[2]
+    assert team.cluster.sql(database, "SELECT epoch FROM leadership") == [(2,)]
+    team.processes[second].terminate()
+    team.wait_ready(other)
+    assert team.processes[second].wait(30) == 0
+    assert call(team.client, "urun", "-q", "true").returncode == 0
+    assert team.cluster.sql(database, "SELECT epoch FROM leadership") == [(3,)]
+
+
+@pytest.mark.timeout(180)
+def test_no_request_waits_for_ever_for_the_database_and_clients_come_again(
+    team: Team, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    team.serve(0)
+    team.wait_ready(0)
+    team.join()
+    token = team.client.environment["UPDRAFT_TOKEN"]
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    program = (sys.executable, "-S", str(PROGRAM), str(folder))
+    with (
+        started(team.client, "urun", "sh", "-c", f"read x < {gate}; echo $x") as runs,
+        ThreadPoolExecutor(2) as clients,
+    ):
+        writing = gate.open("w")  # it runs
+        team.cluster.kill()
+        asking = [
+            clients.submit(
+                httpx.request, method, f"{team.url}/api/v1/{path}", verify=False, timeout=60,
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            for method, path in (("GET", "jobs"), ("POST", "jobs/none/cancel"))
+        ]  # fmt: skip
+        with started(team.client, "urun", *program, "6") as waits:
+            assert runs.stdout is not None
+            assert waits.stderr is not None
+            assert b"database is away" in waits.stderr.readline()
+            for answer in (each.result() for each in asking):
+                assert answer.status_code == 503
+                assert answer.headers["Retry-After"] == "1"
+                error = answer.json()["error"]
+                assert error["code"] == "not_ready"
+                assert "database is away" in error["message"]
+            writing.write("goes on\n")
+            writing.close()
+            assert runs.stdout.read(8) == b"goes on\n"
+            team.cluster.start()
+            out, err = waits.communicate(timeout=60)
+        assert runs.wait(60) == 0
+    assert waits.returncode == 6, err
+    assert out == output_of(6, "stdout")
+    assert (folder / "6").read_text() == "attempt 1\n"
+    assert team.cluster.sql(team.database.rpartition("/")[2], "SELECT count(*) FROM jobs") == [(2,)]

@@ -67,6 +67,7 @@ async def build(
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
     operations = Operations(execution, database, instance, traces=traces)
     execution.launched = operations.measures.launched
+    execution.relay.passed = operations.measures.relay
     if token := reading.secret(telemetry.metrics_token_file):
         operations.open_metrics(token)
     jobs = Jobs(database, execution)

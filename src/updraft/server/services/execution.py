@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from sqlalchemy import Connection
@@ -47,7 +47,7 @@ from updraft.server.services.rows import (
 )
 from updraft.storage.segments import DEFAULT_QUOTA_BYTES, SegmentReader
 from updraft.store import jobs as queries
-from updraft.store.database import Database, Work
+from updraft.store.database import Database, Undecided, Work
 from updraft.wire import frames
 from updraft.wire.packing import pack, unpack_dict
 
@@ -132,7 +132,7 @@ class Execution:
         self._check_that_it_fits(who, submission, pool)
         time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
         if self.closing:
-            raise errors.Unavailable("the server is stopping; try again")
+            raise errors.NotReady("the server is stopping; try again")
         self._job_serial += 1
         slot, encrypted = self._keys.encrypt(environment)
         now = time.time_ns()
@@ -169,7 +169,14 @@ class Execution:
             return None
 
         try:
-            await self._database.write(store)
+            await self._database.decide(store)
+        except Undecided as error:
+            # The same key finds the job, if it is stored in the end.
+            rest = self._stored_late(job, attempt, error.outcome)
+            self._spawn_task(rest, f"store {job.id}")
+            raise errors.NotReady(
+                "the server's database is away; ask again with the same key"
+            ) from error
         except IntegrityError:
             self._drop(job)
             known = await self._database.read(
@@ -191,6 +198,24 @@ class Execution:
             self._send_spawn(job, attempt, command, environment)
         self.schedule()  # for itself, or for the stages of a pipeline that wait for it
         return job.id
+
+    async def _stored_late(
+        self, job: LiveJob, attempt: LiveAttempt | None, outcome: asyncio.Future[Any]
+    ) -> None:
+        """Wait whether a job is stored whose client was told to ask again, and go on with it."""
+        client, job.client = job.client, None
+        try:
+            await outcome
+        except Exception:
+            self._drop(job)
+            raise
+        if client is not None:
+            job.client = client
+            self.attendance.lost(job, client)  # its connection was ended with that answer
+        if attempt is not None:
+            attempt.stored = True
+            await self._spawn_stored(job, attempt)
+        self.schedule()
 
     def _pool_of(self, who: Principal, name: str) -> Pool:
         """Return the pool that a submission names, or the one that is meant when it names none."""
@@ -335,7 +360,7 @@ class Execution:
 
     async def _spawn_stored(self, job: LiveJob, attempt: LiveAttempt) -> None:
         """Send a grant whose command and environment are in the database."""
-        row = await self._database.read(lambda c: queries.command_of(c, job.serial))
+        row = await self._database.read(lambda c: queries.command_of(c, job.serial), patient=True)
         environment = None
         if row.environment is not None and row.key_slot is not None:
             environment = self._keys.decrypt(row.key_slot, row.environment)
@@ -346,7 +371,7 @@ class Execution:
         command = unpack_dict(row.command)
         job.command_name = os.fsdecode(command["argv"][0])
         if job.wanted is Wanted.CANCEL:
-            await self._finish_unstarted(job, "cancelled before it started")
+            await self._finish_unstarted(job, "cancelled before it started", patient=True)
             return
         self._send_spawn(job, attempt, command, environment)
 
@@ -479,7 +504,7 @@ class Execution:
         while job.attempt is attempt and not job.ending and not attempt.start_stored:
             attempt.start_stored = True
             try:
-                await self._database.write(start_writes(job, attempt))
+                await self._database.write(start_writes(job, attempt), patient=True)
             except errors.DiskFull:
                 attempt.start_stored = False
                 await self._wait_for_room()
@@ -578,7 +603,7 @@ class Execution:
         """Write a grant or an ending, however long the disk is full: whoever waits can wait."""
         while True:
             try:
-                return await self._database.write(store)
+                return await self._database.write(store, patient=True)
             except errors.DiskFull as error:
                 log.error("%s; trying again", error.message)  # noqa: TRY400 - no trace needed
                 await self._wait_for_room()
@@ -612,18 +637,22 @@ class Execution:
 
     # -- requests about a live job
 
-    async def cancel(self, job: LiveJob, why: str = "cancelled") -> None:
+    async def cancel(self, job: LiveJob, why: str = "cancelled", *, patient: bool = False) -> None:
         """End a job: SIGTERM, its grace, SIGKILL.  The wish is stored before it is acted on.
 
-        Raises ``errors.DiskFull`` when it cannot be stored; a job that runs, and may be what fills
+        ``patient``: however long the database is away.  Raises ``errors.NotReady`` when it is, and
+        ``errors.DiskFull`` when the wish cannot be stored; a job that runs, and may be what fills
         the disk, is ended all the same.
         """
-        job.wanted = Wanted.CANCEL
+        before, job.wanted = job.wanted, Wanted.CANCEL
         try:
             if job.waiting:
-                await self._finish_unstarted(job, why)
+                await self._finish_unstarted(job, why, patient=patient)
                 return
-            await self._write_job(job, {"wanted": Wanted.CANCEL})
+            await self._write_job(job, {"wanted": Wanted.CANCEL}, patient=patient)
+        except errors.NotReady:
+            job.wanted = before
+            raise
         except errors.DiskFull as error:
             if job.attempt is None:
                 job.wanted = Wanted.RUN
@@ -644,7 +673,7 @@ class Execution:
         for job in list(self.live.jobs.values()):
             await self.cancel(job)
 
-    async def _finish_unstarted(self, job: LiveJob, why: str) -> None:
+    async def _finish_unstarted(self, job: LiveJob, why: str, *, patient: bool = False) -> None:
         if job.ending:
             return
         job.ending = True
@@ -659,16 +688,25 @@ class Execution:
             if queries.move_job(connection, job.serial, queries.LIVE, values):
                 queries.insert_events(connection, [event_row(job, State.CANCELLED, why)])
 
-        try:
-            await self._database.write(store)
-        except BaseException:
-            job.ending = False
-            raise
-        if attempt is not None:
-            self.live.release(job, attempt)
-            self.intake.end(attempt.serial)
-        self._end(job, outcome, (0, 0))
-        self.schedule()
+        async def finish(written: Awaitable[None]) -> None:
+            try:
+                await written
+            except Undecided as error:
+                self._spawn_task(finish(error.outcome), f"cancel {job.id}")
+                raise errors.Unavailable(
+                    f"the database went away while the end of job {job.id} was being stored; look "
+                    f"whether it was: updraft job show {job.id}"
+                ) from error
+            except BaseException:
+                job.ending = False
+                raise
+            if attempt is not None:
+                self.live.release(job, attempt)
+                self.intake.end(attempt.serial)
+            self._end(job, outcome, (0, 0))
+            self.schedule()
+
+        await finish(self._database.decide(store, patient=patient))
 
     async def set_time_limit(self, job: LiveJob, limit_ms: int | None) -> None:
         """Change a job's time limit, counted from its start."""
@@ -682,13 +720,15 @@ class Execution:
         await self._write_job(job, {"detached": True})
 
     def _give_up(self, job: LiveJob, why: str) -> None:
-        self._spawn_task(self.cancel(job, why), f"cancel {job.id}")
+        self._spawn_task(self.cancel(job, why, patient=True), f"cancel {job.id}")
 
-    async def _write_job(self, job: LiveJob, values: dict[str, Any]) -> None:
+    async def _write_job(
+        self, job: LiveJob, values: dict[str, Any], *, patient: bool = False
+    ) -> None:
         def store(connection: Connection) -> bool:
             return queries.move_job(connection, job.serial, queries.LIVE, values)
 
-        if not await self._database.write(store):
+        if not await self._database.write(store, patient=patient):
             raise errors.Conflict(f"job {job.id} has ended")
 
     def _send_kill(self, runner: LiveRunner, serial: int, why: str, grace_ms: int) -> None:
