@@ -1,4 +1,4 @@
-"""What stands before two servers: a load balancer of TCP, by hand."""
+"""What stands before servers, or between one and its database: a balancer of TCP, by hand."""
 
 import contextlib
 import select
@@ -16,6 +16,8 @@ class Balancer:
         self.port: int = self._listening.getsockname()[1]
         self._lock = threading.Lock()
         self._to = 0
+        self._flows = threading.Event()
+        self._flows.set()
         self._open: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
@@ -25,6 +27,14 @@ class Balancer:
         with self._lock:
             self._to = port
             self._cut()
+
+    def freeze(self) -> None:
+        """Let nothing pass, in no direction, as where a cable was cut; nobody is told."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Let all pass that was held back."""
+        self._flows.set()
 
     def _cut(self) -> None:
         for each in self._open:
@@ -45,12 +55,15 @@ class Balancer:
         with peer, contextlib.ExitStack() as stack:
             try:
                 # Under the lock: a change finds each connection, or the connection the change.
+                self._flows.wait()
                 with self._lock:
                     server = stack.enter_context(socket.create_connection(("127.0.0.1", self._to)))
                     self._open |= {peer, server}
                 stack.callback(self._forget, peer, server)
                 while True:
-                    for ready in select.select([peer, server], [], [])[0]:
+                    found = select.select([peer, server], [], [])[0]
+                    self._flows.wait()
+                    for ready in found:
                         if not (data := ready.recv(_CHUNK)):
                             return
                         (server if ready is peer else peer).sendall(data)
@@ -63,6 +76,7 @@ class Balancer:
 
     def close(self) -> None:
         """End it, with all connections."""
+        self.thaw()
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         with self._lock:

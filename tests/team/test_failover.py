@@ -41,6 +41,9 @@ class Team:
         self.folder = folder
         self.database = cluster.url(cluster.make_database())
         self.balancer = Balancer()
+        self.to_database = Balancer()
+        """What lies between the first server and its database."""
+        self.to_database.point_at(cluster.port)
         self.url = f"https://127.0.0.1:{self.balancer.port}"
         (folder / "data").mkdir()
         (folder / "certificates").mkdir()
@@ -62,6 +65,8 @@ class Team:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.ports.append(port)
+        there = str(self.to_database.port if name == "first" else self.cluster.port)
+        database = self.database.replace(f":{self.cluster.port}/", f":{there}/")
         file = config / "updraft.toml"
         file.write_text(
             f"""
@@ -70,7 +75,7 @@ listen = "127.0.0.1:{port}"
 url = "{self.url}"
 certificate = "{certificate}"
 key = "{key}"
-database = "{self.database}"
+database = "{database}"
 data = "{self.folder / "data"}"
 [pools.main]
 """
@@ -146,6 +151,7 @@ data = "{self.folder / "data"}"
 
     def close(self) -> None:
         self.balancer.close()
+        self.to_database.close()
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
@@ -344,12 +350,14 @@ def test_of_two_that_stand_by_exactly_one_takes_over(team: Team) -> None:
     assert call(team.client, "urun", "-q", "true").returncode == 0
     team.wait_standby(other)
     database = team.database.rpartition("/")[2]
+    keepers = team.runner.processes("keeper")
     assert team.cluster.sql(database, "SELECT epoch FROM leadership") == [(2,)]
     team.processes[second].terminate()
     team.wait_ready(other)
     assert team.processes[second].wait(30) == 0
     assert call(team.client, "urun", "-q", "true").returncode == 0
     assert team.cluster.sql(database, "SELECT epoch FROM leadership") == [(3,)]
+    assert team.runner.processes("keeper") == keepers != []
 
 
 @pytest.mark.timeout(180)
@@ -398,3 +406,32 @@ def test_no_request_waits_for_ever_for_the_database_and_clients_come_again(
     assert out == output_of(6, "stdout")
     assert (folder / "6").read_text() == "attempt 1\n"
     assert team.cluster.sql(team.database.rpartition("/")[2], "SELECT count(*) FROM jobs") == [(2,)]
+
+
+@pytest.mark.timeout(240)
+def test_a_leader_that_is_cut_off_from_its_database_renews_no_leases(
+    team: Team, tmp_path: Path
+) -> None:
+    first = team.serve(0)
+    team.wait_ready(0)
+    team.join()
+    team.serve(1)
+    team.wait_standby(1)
+    told = tmp_path / "pid"
+    program = ("sh", "-c", f"echo $$ > {told}.new; mv {told}.new {told}; exec sleep 600")
+    job = (
+        call(team.client, "ubatch", "--retries", "0", "--on-partition", "fence", *program)
+        .stdout.decode()
+        .strip()
+    )
+    until(told.exists, "the job to start", 30)
+    team.to_database.freeze()
+    until(lambda: team.readiness(1)[0] == 200, "the successor", TAKE_OVER_SECONDS)
+    # The runner's connection to the first server is whole, and that answers.
+    wait_gone(int(told.read_text()), 60)
+    assert first.poll() is None
+    team.wait_ready(1)
+    assert call(team.client, "updraft", "job", "wait", job).returncode != 0
+    team.to_database.thaw()
+    assert first.wait(30) == 1
+    assert "another server leads now; this one ends" in team.log(0)

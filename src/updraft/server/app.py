@@ -90,7 +90,8 @@ class Server:
             loops["idle"] = self._watch_idle(instance, doors, listeners[-1])
         tasks = [asyncio.create_task(work, name=name) for name, work in loops.items()]
         await instance.stop_requested.wait()
-        if instance.stopping:
+        # Of a shared database another server goes on: slow readers have the rest from that.
+        if instance.stopping and leadership is None:
             await _serve_last_output(doors)
         for task in tasks:
             task.cancel()

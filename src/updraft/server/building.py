@@ -79,7 +79,10 @@ def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doo
     beside = BesideRuns(parts.execution)
     configured = configuration.server
     gap = configured.lost_after - configured.suspect_after
-    agents = AgentSessions(parts.execution, beside, Lease(configured.suspect_after, gap * _FENCE))
+    lease = Lease(configured.suspect_after, gap * _FENCE)
+    leadership = parts.database.leadership
+    sure = {} if leadership is None else {"is_sure": leadership.is_sure}
+    agents = AgentSessions(parts.execution, beside, lease, **sure)
     doors = Doors(
         {
             "client": lambda who: ClientSession(

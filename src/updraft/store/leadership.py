@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -72,6 +73,8 @@ class Leadership:
         """Held by the thread that uses the connection."""
         self._released = threading.Event()
         self._deposed = deposed
+        self._heard = -math.inf
+        """When the session that has the lock was last known to be there."""
         self._wait_until = 0.0
         self._connected_before = False
         self.epoch = 0
@@ -108,6 +111,13 @@ class Leadership:
             raise _lock_lost() from error
         log.info("this server leads, in epoch %d", self.epoch)
 
+    def is_sure(self) -> bool:
+        """Whether nobody else can lead yet: the database has heard us a moment ago.
+
+        Who is not may still be the leader, and is not to promise what only the leader can keep.
+        """
+        return time.monotonic() - self._heard < SILENT_SECONDS
+
     def _try(self) -> bool:
         """Try once; an outage of the database is waited for, but not at the very first."""
         if time.monotonic() < self._wait_until:
@@ -120,8 +130,10 @@ class Leadership:
                         self._wait_until = time.monotonic() + _LEADER_FIRST_SECONDS
                         return False
                     self._connected_before = True
+                asked = time.monotonic()
                 taken = bool(self._connection.execute(_LOCK).scalar_one())
                 if taken:
+                    self._heard = asked
                     self._connection.execute(_END_WRITERS)
             except DBAPIError as error:
                 self._disconnect()
@@ -152,17 +164,21 @@ class Leadership:
             if self._connection is None:
                 connection = self._connect()
                 # While it is an old session of ours that has the lock, nobody else does.
+                asked = time.monotonic()
                 if connection.execute(_LOCK).scalar_one():
                     log.warning("this server has the lock on the database again")
                     self._connection = connection
                     self._check(connection)
+                    self._heard = asked
                 else:
                     try:
                         self._check(connection)
                     finally:
                         connection.close()
             else:
+                asked = time.monotonic()
                 self._check(self._connection)
+                self._heard = asked
         except DBAPIError as error:
             if self._connection is not None:
                 log.error(  # noqa: TRY400 - no trace needed

@@ -79,7 +79,7 @@ class Execution:
         self._tasks: set[asyncio.Task[None]] = set()
         self._schedule_due = False
         self._some_runner = asyncio.Event()
-        self._settling = False
+        self._settling = self._settled = False
         self.closing = False
         self.quota_bytes = DEFAULT_QUOTA_BYTES
         self.default_pool = LOCAL_POOL
@@ -739,6 +739,9 @@ class Execution:
     # -- tasks of this service
 
     def _spawn_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        if self._settled:  # the next server hears of it from the runner
+            work.close()
+            return
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -749,10 +752,14 @@ class Execution:
             log.error("%s failed", task.get_name(), exc_info=error)
 
     async def settle(self) -> None:
-        """Wait for the writes that are under way; those that wait for room are given up."""
+        """Wait for the writes that are under way, and begin no more.
+
+        Those that wait for room are given up.
+        """
         self._settling = True
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._settled = True
 
 
 def _time_limit(asked_ms: int | None, pool: Pool) -> int | None:
