@@ -13,6 +13,7 @@
     ├── Conflict            conflict             409   125   not in this state
     ├── WrongVersion        wrong_version        426   125   client and server do not fit
     ├── Unavailable         unavailable          503   125   the server cannot do it now; try again
+    │   ├── NotReady        not_ready            503   125   nothing was done; ask again in a moment
     │   ├── DiskFull        disk_full            507   125
     │   └── TooManyRequests too_many_requests    429   125   wait as long as it says
     └── ServerLost          server_lost          503   125   the connection is gone for good
@@ -38,6 +39,8 @@ class UpdraftError(Exception):
     code = "internal"
     status = 500
     exit_code = EXIT_FAILURE
+    retry_after_seconds: float | None = None
+    """When the same request may succeed; None: that is not known."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -110,6 +113,16 @@ class Unavailable(UpdraftError):
 
     code = "unavailable"
     status = 503
+
+
+class NotReady(Unavailable):
+    """The server is stopping, or its database is away: it, or another in its place, is back soon.
+
+    Nothing was done, or what was asked may be asked again without being done twice.
+    """
+
+    code = "not_ready"
+    retry_after_seconds = 1.0
 
 
 class DiskFull(Unavailable):

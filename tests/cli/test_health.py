@@ -56,7 +56,7 @@ def test_a_server_with_a_metrics_token_shows_its_measures_and_logs_json(
             '[server]\nlog_format = "json"\n'
             f'[telemetry]\nmetrics_token_file = "{tmp_path / "token"}"\n'
         )
-        assert own.run("urun", "-q", "true").returncode == 0
+        assert own.run("urun", "-q", "sh", "-c", "cat; echo x >&2", data=b"12345").returncode == 0
         with plain_http(own) as client:
             headers = {"Authorization": f"Bearer {token}", "X-Request-ID": "the-test"}
             body = client.get("/metrics", headers=headers)
@@ -64,6 +64,8 @@ def test_a_server_with_a_metrics_token_shows_its_measures_and_logs_json(
         assert body.status_code == 200
         assert 'updraft_runners{pool="local",state="connected"} 1.0' in body.text
         assert 'updraft_loop_passes_total{loop="retention"} 1.0' in body.text
+        assert 'updraft_relay_bytes_total{direction="to_runner"} 5.0' in body.text
+        assert 'updraft_relay_bytes_total{direction="to_client"} 7.0' in body.text
 
         def look() -> dict[str, object] | None:
             log = (own.state / "server.log").read_text()

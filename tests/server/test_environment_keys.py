@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.small_disk import fill, limited_file_size, make_room, small_disk
 from updraft import errors
-from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.auth.environment_keys import EnvironmentKeys, Predecessors
 
 KEY_BYTES = 32
 ENVIRONMENT = b"TOKEN=secret\0PATH=/usr/bin"
@@ -136,6 +136,55 @@ def test_a_lost_file_costs_the_environments_in_it_and_nothing_else(
     assert not set(newer) & set(new)
     assert all(keys.decrypt(slot, encrypted) == b"new" for slot, encrypted in new.items())
     keys.close()
+
+
+def leader(path: Path, epoch: int, used: set[int]) -> EnvironmentKeys:
+    return EnvironmentKeys(str(path), used, Predecessors(str(path), epoch))
+
+
+def test_a_server_that_was_succeeded_spoils_no_key_of_its_successors(path: Path) -> None:
+    first = leader(path, 1, set())
+    live = dict(first.encrypt(b"first") for _ in range(10))
+    ended = [first.encrypt(b"first")[0] for _ in range(200)]
+    paused = Predecessors(str(path), 2)  # a second one stops in its start, for a while
+    third = leader(path, 3, set(live))
+    new = dict(third.encrypt(b"third") for _ in range(600))
+    # The first one goes on where it was stopped: jobs have ended, others are submitted.
+    for slot in ended:
+        first.shred(slot)
+    for _ in range(600):
+        first.encrypt(b"of no job")
+    first.close()
+    EnvironmentKeys(str(path), set(live), paused).close()
+    assert all(third.decrypt(slot, encrypted) == b"first" for slot, encrypted in live.items())
+    assert all(third.decrypt(slot, encrypted) == b"third" for slot, encrypted in new.items())
+    third.close()
+    fourth = leader(path, 4, set(live) | set(new))
+    assert all(fourth.decrypt(*each) == b"first" for each in live.items())
+    assert all(fourth.decrypt(*each) == b"third" for each in new.items())
+    for slot in live:
+        fourth.shred(slot)
+    assert not any(fourth.decrypt(*each) for each in live.items())
+    fourth.close()
+
+
+def test_a_file_of_keys_goes_with_the_last_job_that_needs_it(path: Path) -> None:
+    slot, encrypted = leader(path, 1, set()).encrypt(ENVIRONMENT)
+    second = leader(path, 2, {slot})
+    assert second.decrypt(slot, encrypted) == ENVIRONMENT
+    assert sorted(found.name for found in path.parent.iterdir()) == [
+        f"{path.name}.1",
+        f"{path.name}.2",
+    ]
+    leader(path, 3, set()).close()
+    assert [found.name for found in path.parent.iterdir()] == [f"{path.name}.3"]
+    # After very many epochs a number comes again, whose file a job that waits still needs.
+    slot, encrypted = leader(path, 5, set()).encrypt(ENVIRONMENT)
+    again = leader(path, 5 + 512, {slot})
+    other, _ = again.encrypt(b"other")
+    assert again.decrypt(slot, encrypted) == ENVIRONMENT
+    assert other != slot
+    assert max(slot, other) < 1 << 31
 
 
 @given(st.binary(max_size=60), st.integers(0, 1000))

@@ -149,8 +149,8 @@ def test_a_grant_that_was_given_up_while_it_was_looked_up_is_not_sent(tmp_path: 
         read = made.database.read
         looked, go_on = asyncio.Event(), asyncio.Event()
 
-        async def slow(work: Work[Any]) -> Any:
-            found = await read(work)
+        async def slow(work: Work[Any], *, patient: bool = False) -> Any:
+            found = await read(work, patient=patient)
             looked.set()
             await go_on.wait()
             return found
@@ -188,10 +188,10 @@ def test_an_end_that_could_not_be_stored_at_once_is_stored_later(tmp_path: Path)
         write = made.database.write
         failures = [errors.Unavailable("the database waits for a lock"), ValueError("a mistake")]
 
-        async def failing(work: Work[Any]) -> Any:
+        async def failing(work: Work[Any], *, patient: bool = False) -> Any:
             if failures:
                 raise failures.pop(0)
-            return await write(work)
+            return await write(work, patient=patient)
 
         made.database.write = failing  # type: ignore[method-assign]
         agent.say(frames.EXITED, serial, ENDED)

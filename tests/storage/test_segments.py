@@ -275,3 +275,38 @@ def test_a_disk_that_is_really_full(tmp_path: Path, short_of: str) -> None:
         append(writer, (130 << 10) - writer.length)
         writer.close()
         assert kept(disk) == [(0, 130 << 10)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    quota=st.integers(1, 400),
+    before=st.integers(0, 900),
+    writes=st.lists(st.tuples(st.booleans(), st.integers(1, 120)), max_size=30),
+)
+def test_a_writer_that_was_succeeded_and_goes_on_changes_nothing_of_the_stream(
+    tmp_path_factory: pytest.TempPathFactory,
+    quota: int,
+    before: int,
+    writes: list[tuple[bool, int]],
+) -> None:
+    """As of a server that was stopped: what its runner had sent it lies before it still."""
+    folder = tmp_path_factory.mktemp("stream")
+    stale = SegmentWriter(str(folder), "stdout", quota)
+    append(stale, before)
+    successor = SegmentWriter.resume(str(folder), "stdout", quota)
+    for is_stale, count in writes:
+        if is_stale:
+            with contextlib.suppress(FileExistsError):  # it may find a file of its successor's
+                append(stale, count)
+        else:
+            append(successor, count)
+    stale.close()
+    append(successor, max(stale.length - successor.length, 0) + 1)
+    successor.close()
+    with SegmentReader(str(folder), "stdout") as reader:
+        assert reader.length() == successor.length
+    ranges = kept(folder)
+    assert ranges[-1][1] == successor.length
+    if successor.length <= quota:
+        assert ranges == [(0, successor.length)]
+    shutil.rmtree(folder)

@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import os
 import pwd
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,11 +21,18 @@ from tests.postgresql import Cluster
 from tests.small_disk import small_disk
 from tests.store.test_database import insert, queued, run, stored
 from updraft import errors
+from updraft.store import database as database_module
 from updraft.store import postgresql, schema
-from updraft.store.database import Database
+from updraft.store.database import Database, Undecided
 from updraft.store.leadership import Leadership, epoch_of
 
 pytestmark = pytest.mark.postgresql
+
+HOLDER = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+END_HOLDER = f"SELECT pg_terminate_backend(pid) FROM ({HOLDER}) AS holder"
 
 
 class Leader:
@@ -38,7 +48,7 @@ class Leader:
         await self.leadership.take(self.waited.set)
         database = Database(self.url, self.leadership)
         await asyncio.to_thread(schema.upgrade, database.engine)
-        await asyncio.to_thread(self.leadership.begin, database.engine)
+        await asyncio.to_thread(self.leadership.begin)
         return database
 
 
@@ -97,13 +107,8 @@ def test_who_lost_its_lock_cannot_write_and_hears_of_it(
         async with leading(postgresql_url) as (first, database):
             await database.write(insert(1))
             # As when the first one's machine is cut off: its lock goes, the server does not know.
-            cluster.sql(
-                name,
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' "
-                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            )
+            cluster.sql(name, END_HOLDER)
             taken = await second.take()
-            assert not first.deposed.is_set()
             with pytest.raises(errors.Unavailable, match="another server has taken over"):
                 await database.write(insert(2))
             assert first.deposed.is_set()
@@ -118,10 +123,89 @@ def test_an_idle_leader_hears_that_another_leads(cluster: Cluster, postgresql_ur
     async def main() -> None:
         name = postgresql_url.rpartition("/")[2]
         async with leading(postgresql_url) as (first, _):
-            watching = asyncio.create_task(first.leadership.watch())
             cluster.sql(name, "UPDATE leadership SET epoch = epoch + 1")
             await within(first.deposed.is_set)
-            await watching
+
+    run(main())
+
+
+LEADS = """
+import asyncio, sys, time
+from sqlalchemy import text
+from updraft.store import schema
+from updraft.store.database import Database
+from updraft.store.leadership import Leadership
+
+async def main():
+    leadership = Leadership(sys.argv[1], lambda: print("deposed", flush=True))
+    await leadership.take(lambda: None)
+    database = Database(sys.argv[1], leadership)
+    schema.upgrade(database.engine)
+    leadership.begin()
+
+    def work(connection):
+        connection.execute(text("SELECT 1"))
+        print("leads", flush=True)
+        sys.stdin.readline()
+
+    try:
+        await database.write(work)
+    except Exception as error:
+        print(error, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_leader_that_is_stopped_in_a_transaction_is_succeeded_and_can_write_nothing(
+    postgresql_url: str,
+) -> None:
+    """It has the lock, and the row that every leader writes; the database's machine hears it."""
+
+    async def main(process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "leads\n"
+        process.send_signal(signal.SIGSTOP)
+        second = Leader(postgresql_url)
+        taken = await second.take()
+        assert second.waited.is_set()
+        assert second.leadership.epoch == 2
+        process.send_signal(signal.SIGCONT)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        said = await asyncio.to_thread(process.stdout.read)
+        assert "deposed\n" in said
+        assert "another server has taken over" in said
+        await taken.close()
+        second.leadership.release()
+
+    with subprocess.Popen(
+        [sys.executable, "-c", LEADS, postgresql_url],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            run(main(process))
+        finally:
+            process.kill()
+
+
+def test_a_lock_that_was_lost_before_the_epoch_began_gives_no_right_to_begin_it(
+    cluster: Cluster, postgresql_url: str
+) -> None:
+    async def main() -> None:
+        first, second = Leader(postgresql_url), Leader(postgresql_url)
+        await first.leadership.take(first.waited.set)
+        taking = asyncio.create_task(second.take())
+        await within(second.waited.is_set)
+        cluster.sql(postgresql_url.rpartition("/")[2], END_HOLDER)
+        taken = await taking
+        with pytest.raises(errors.Unavailable, match="lock on the database was lost"):
+            await asyncio.to_thread(first.leadership.begin)
+        assert await taken.read(epoch_of) == 1
+        await taken.close()
+        for each in (first, second):
+            each.leadership.release()
 
     run(main())
 
@@ -129,21 +213,14 @@ def test_an_idle_leader_hears_that_another_leads(cluster: Cluster, postgresql_ur
 def test_a_lock_that_was_lost_is_taken_again_where_nobody_else_led(
     cluster: Cluster, postgresql_url: str
 ) -> None:
-    held = (
-        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
-
     async def main() -> None:
         name = postgresql_url.rpartition("/")[2]
         async with leading(postgresql_url) as (first, database):
-            watching = asyncio.create_task(first.leadership.watch())
-            before = cluster.sql(name, held)
-            cluster.sql(name, f"SELECT pg_terminate_backend(pid) FROM ({held}) AS holder")
-            await within(lambda: cluster.sql(name, held) not in ([], before))
+            before = cluster.sql(name, HOLDER)
+            cluster.sql(name, END_HOLDER)
+            await within(lambda: cluster.sql(name, HOLDER) not in ([], before))
             await database.write(insert(1))
             assert not first.deposed.is_set()
-            watching.cancel()
 
     run(main())
 
@@ -187,7 +264,6 @@ def test_what_waits_while_the_database_is_killed_is_written_once_it_is_back(
 
     async def main() -> None:
         async with leading(url) as (leader, database):
-            watching = asyncio.create_task(leader.leadership.watch())
             gate, tasks = await queued(database, [insert(n) for n in range(100)])
             reading: asyncio.Task[list[int]]
             await asyncio.to_thread(own_cluster.kill)
@@ -200,7 +276,64 @@ def test_what_waits_while_the_database_is_killed_is_written_once_it_is_back(
             await reading
             assert sorted(await database.read(stored)) == list(range(100))
             assert not leader.deposed.is_set()
-            watching.cancel()
+
+    run(main())
+
+
+def test_who_will_not_wait_for_a_database_that_is_away_is_told_and_has_done_nothing(
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = own_cluster.url(own_cluster.make_database())
+    monkeypatch.setattr(database_module, "AWAY_SECONDS", 0.5)
+
+    async def main() -> None:
+        async with leading(url) as (leader, database):
+            await asyncio.to_thread(own_cluster.kill)
+            patient = [
+                asyncio.create_task(database.write(insert(1), patient=True)),
+                asyncio.create_task(database.read(stored, patient=True)),
+            ]
+            writes = [database.write(insert(n)) for n in range(2, 300)]
+            reads = [database.read(stored) for _ in range(20)]
+            told = await asyncio.gather(*writes, *reads, return_exceptions=True)
+            assert {type(error) for error in told} == {errors.NotReady}
+            assert not any(task.done() for task in patient)
+            await asyncio.to_thread(own_cluster.start)
+            assert await patient[0] == 1
+            await patient[1]
+            assert await database.write(insert(1000)) == 1000
+            assert await database.read(stored) == [1, 1000]
+            assert not leader.deposed.is_set()
+
+    run(main())
+
+
+def test_a_write_whose_commit_is_under_way_is_not_taken_back(
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = own_cluster.url(own_cluster.make_database())
+    monkeypatch.setattr(database_module, "AWAY_SECONDS", 0.5)
+
+    async def main() -> None:
+        async with leading(url) as (_, database):
+            committed = threading.Event()
+            real = database.engine.dialect.do_commit
+
+            def commit_and_lose(connection: Any) -> None:
+                real(connection)
+                if threading.current_thread().name == "committer" and not committed.is_set():
+                    own_cluster.kill()
+                    committed.set()
+                    raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+            vars(database.engine.dialect)["do_commit"] = commit_and_lose
+            with pytest.raises(Undecided) as caught:
+                await database.decide(insert(1))
+            with pytest.raises(errors.NotReady):  # behind it
+                await database.write(insert(2))
+            await asyncio.to_thread(own_cluster.start)
+            assert await caught.value.outcome == 1
+            assert await database.read(stored) == [1]
 
     run(main())
 
@@ -213,7 +346,6 @@ def test_acknowledged_writes_survive_kills_of_the_database_and_none_is_double(
 
     async def main() -> None:
         async with leading(url) as (leader, database):
-            watching = asyncio.create_task(leader.leadership.watch())
             acknowledged: list[int] = []
             over = False
 
@@ -233,7 +365,6 @@ def test_acknowledged_writes_survive_kills_of_the_database_and_none_is_double(
             await asyncio.gather(*writers)
             assert sorted(await database.read(stored)) == sorted(acknowledged)
             assert not leader.deposed.is_set()
-            watching.cancel()
 
     run(main())
 

@@ -91,7 +91,7 @@ class Attached:
             while not self._over():
                 try:
                     self._turn()
-                except ConnectionError as error:
+                except (ConnectionError, errors.NotReady) as error:
                     if self._over():
                         break
                     self._come_back(error)
@@ -350,12 +350,16 @@ class Attached:
 
     # -- breaks
 
-    def _come_back(self, error: ConnectionError) -> None:
+    def _come_back(self, error: ConnectionError | errors.NotReady) -> None:
         """Find the server again; it, or its runner, starts it if it was killed."""
         self._session.socket.close()
         now = time.monotonic()
         if now - self._last_break > RECONNECT_SECONDS:
             self._break_began = now
+        if isinstance(error, errors.NotReady):
+            if now - self._break_began > RECONNECT_SECONDS:
+                raise error
+            self.say(f"{error}; trying again")
         self._last_break = now
         pause = 0.01
         while True:

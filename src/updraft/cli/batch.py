@@ -58,6 +58,10 @@ def _submit(body: dict[str, Any], way: Way, talk: Talk) -> str:
         try:
             session.connect(way.connect())
             return _accepted(session, talk)
+        except errors.NotReady as error:
+            if time.monotonic() > until:
+                raise
+            talk.say(f"{error}; trying again")
         except ConnectionError as error:
             if time.monotonic() > until:
                 raise errors.ServerLost(

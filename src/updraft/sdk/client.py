@@ -180,7 +180,7 @@ class Client:
                         event = _read(schemas.Event, line)
                         after = event.serial
                         yield event
-            except httpx.TransportError as error:
+            except (httpx.TransportError, errors.NotReady) as error:
                 self._pause(error)
             else:
                 return
@@ -212,7 +212,7 @@ class Client:
                     for chunk in answer.iter_raw():
                         self._broke_at = None
                         yield from reading.feed(chunk)
-            except httpx.TransportError as error:
+            except (httpx.TransportError, errors.NotReady) as error:
                 self._pause(error)
                 reading.interrupted()
                 if reading.attempt:
@@ -280,16 +280,23 @@ class Client:
                     ) from error
                 self._pause(error)
             else:
-                self._broke_at = None
                 if patience.waited(answer):
                     continue
-                _check(answer)
+                try:
+                    _check(answer)
+                except errors.NotReady as error:
+                    self._pause(error)
+                    continue
+                except errors.UpdraftError:
+                    self._broke_at = None
+                    raise
+                self._broke_at = None
                 return answer.content
 
     def _stream(self, path: str, params: Params) -> _Streamed:
         return _Streamed(self._http, path, params)
 
-    def _pause(self, error: httpx.TransportError) -> None:
+    def _pause(self, error: httpx.TransportError | errors.NotReady) -> None:
         """Wait a moment before asking again; give up when the server does not come back."""
         now = time.monotonic()
         if self._broke_at is None:
@@ -300,6 +307,8 @@ class Client:
         if waited > _STOPPED_SECONDS and self._way.stopped():
             raise errors.ServerLost("the server was stopped") from error
         if waited > RECONNECT_SECONDS:
+            if isinstance(error, errors.NotReady):
+                raise error
             raise errors.ServerLost(
                 f"the server went away and did not come back within {RECONNECT_SECONDS:.0f} s "
                 f"({error}); see: updraft doctor"

@@ -91,7 +91,8 @@ class Server:
             loops["idle"] = self._watch_idle(instance, doors, listeners[-1])
         tasks = [asyncio.create_task(work, name=name) for name, work in loops.items()]
         await instance.stop_requested.wait()
-        if instance.stopping:
+        # Of a shared database another server goes on: slow readers have the rest from that.
+        if instance.stopping and leadership is None:
             await _serve_last_output(doors)
         for task in tasks:
             task.cancel()
@@ -115,8 +116,6 @@ class Server:
             "leases": leases.watch(),
             "lag": watch_lag(operations.measures, beats),
         }
-        if parts.database.leadership is not None:
-            loops["leadership"] = parts.database.leadership.watch()
         if configured.local_pool:
             loops["runner"] = _keep_runner(parts.instance, parts.execution, self._folders)
         if configuration.backup.folder:

@@ -14,7 +14,7 @@ from updraft.server.api.door import Doors, Room
 from updraft.server.api.exec_session import ExecSession
 from updraft.server.api.http import HttpApi
 from updraft.server.api.parts import Parts
-from updraft.server.auth.environment_keys import EnvironmentKeys
+from updraft.server.auth.environment_keys import EnvironmentKeys, Predecessors
 from updraft.server.observe.traces import traces_to
 from updraft.server.relay.relay import Relay
 from updraft.server.services.access import Access
@@ -50,9 +50,10 @@ async def build(
     else:
         database = Database(configuration.server.database, leadership)
         await asyncio.to_thread(schema.upgrade, database.engine)
-        await asyncio.to_thread(leadership.begin, database.engine)
+        await asyncio.to_thread(leadership.begin)
+    before = None if leadership is None else Predecessors(folders.keys, leadership.epoch)
     used = await database.read(queries.used_key_slots)
-    keys = EnvironmentKeys(folders.keys, used)
+    keys = EnvironmentKeys(folders.keys, used, before)
     execution = Execution(
         database,
         keys,
@@ -76,6 +77,7 @@ async def build(
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
     operations = Operations(execution, database, instance, traces=traces)
     execution.reports.launched = operations.measures.launched
+    execution.relay.passed = operations.measures.relay
     if token := reading.secret(telemetry.metrics_token_file):
         operations.open_metrics(token)
     jobs = Jobs(database, execution)
@@ -88,7 +90,10 @@ def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doo
     parts.execution.runners.when_lost = beside.runner_lost
     configured = configuration.server
     gap = configured.lost_after - configured.suspect_after
-    agents = AgentSessions(parts.execution, beside, Lease(configured.suspect_after, gap * _FENCE))
+    lease = Lease(configured.suspect_after, gap * _FENCE)
+    leadership = parts.database.leadership
+    sure = {} if leadership is None else {"is_sure": leadership.is_sure}
+    agents = AgentSessions(parts.execution, beside, lease, **sure)
     doors = Doors(
         {
             "client": lambda who: ClientSession(

@@ -5,6 +5,10 @@ A stream ``stdout`` lies in ``stdout`` (its head, from offset 0) and in ``stdout
 go, and a reader finds a *cut*: a range that was written but is no longer there.  Positions always
 count from the stream's first byte, cut or not.
 
+Every byte is written at its position, whatever a file holds already.  On a folder that servers
+share, one that was succeeded and does not know it yet may still write what its runner sent: that is
+the same bytes to the same places, and the successor's stream is what it would be without.
+
 Standard library only: the keeper writes these files, agent and server read them.
 """
 
@@ -28,8 +32,10 @@ class SegmentWriter:
         self._head_bytes = max(quota_bytes // 2, 1)
         self._segment_bytes = max(quota_bytes // 2 // _TAIL_SEGMENTS, 1)
         self._fd: int | None = None
+        self._segment_start = 0
         self._segment_end = self._head_bytes
         self._tail: list[int] = []  # where the segments behind the head start
+        self._flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self.length = 0
         self.kept_bytes = 0
         """How much of it lies in files."""
@@ -44,14 +50,16 @@ class SegmentWriter:
         """
         os.makedirs(folder, mode=0o700, exist_ok=True)
         writer = cls(folder, name, quota_bytes)
+        writer._flags &= ~os.O_EXCL  # the earlier one may make a file of the same stream once more
         with SegmentReader(folder, name) as reader:
             starts, writer.length = reader.starts(), reader.length()
             writer.kept_bytes = sum(os.stat(reader.file(start)).st_size for start in starts)
         if not starts:
             return writer
         last = starts[-1]
-        writer._fd = os.open(reader.file(last), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        writer._fd = os.open(reader.file(last), os.O_WRONLY | os.O_CLOEXEC)
         writer._tail = [start for start in starts if start]
+        writer._segment_start = last
         writer._segment_end = last + writer._segment_bytes if last else writer._head_bytes
         return writer
 
@@ -67,7 +75,7 @@ class SegmentWriter:
             os.close(self._fd)
         self._fd = fd
         self._tail.append(offset)
-        self.length = offset
+        self.length = self._segment_start = offset
         self._segment_end = offset + self._segment_bytes
         self._trim(keep_from)
 
@@ -84,9 +92,11 @@ class SegmentWriter:
             os.close(self._fd)
             self._fd = fd
             self._tail.append(self.length)
+            self._segment_start = self.length
             self._segment_end = self.length + self._segment_bytes
             self._trim(keep_from)
-        count = os.write(self._fd, memoryview(data)[: self._segment_end - self.length])
+        part = memoryview(data)[: self._segment_end - self.length]
+        count = os.pwrite(self._fd, part, self.length - self._segment_start)
         self.length += count
         self.kept_bytes += count
         return count
@@ -104,14 +114,16 @@ class SegmentWriter:
             if keep_from is not None and end > keep_from:
                 return
             path = f"{self._path}.{start:016x}"
-            self.kept_bytes -= os.stat(path).st_size
-            os.unlink(path)
+            try:
+                self.kept_bytes -= os.stat(path).st_size
+                os.unlink(path)
+            except FileNotFoundError:
+                pass  # a server that was succeeded was here first
             del self._tail[0]
 
-    @staticmethod
-    def _open(path: str) -> int:
+    def _open(self, path: str) -> int:
         # The mode is ours, whatever umask the keeper was born with.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, self._flags, 0o600)
         os.fchmod(fd, 0o600)
         return fd
 

@@ -6,8 +6,9 @@ function over a connection; if one fails, the others are run again without it.
 
 Reads run on a small pool of threads with connections of their own and see the last commit.
 
-PostgreSQL may go away and come back.  Reads and writes wait for it.  A group whose commit was under
-way then is looked up (``store.leadership``): it is answered if it is there, else run again.
+PostgreSQL may go away and come back.  Reads and writes wait for it: as long as it takes, where they
+are *patient*, else for ``AWAY_SECONDS``; then they are taken back.  A group whose commit was under
+way is looked up (``store.leadership``): it is answered if it is there, else run again.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _MAX_GROUP = 256
 _READERS = 2
 _RETRY_SECONDS = 0.2
 _TRIES = 3
+AWAY_SECONDS = 10.0
+"""How long a request waits for a database that does not answer."""
 _CLOSING_SECONDS = 10.0
 """How long a database that is away is waited for when the server ends."""
 
@@ -47,6 +50,9 @@ _CLOSING_SECONDS = 10.0
 class _Write:
     work: Work[Any]
     done: asyncio.Future[Any]
+    trying: bool = False
+    """It is in a transaction that may be committed, or may have been."""
+    withdrawn: bool = False
 
 
 @dataclass(slots=True)
@@ -55,6 +61,14 @@ class _Mark:
 
     leadership: Leadership
     number: int = 0
+
+
+class Undecided(Exception):
+    """Whether a write is stored is not known yet; ``outcome`` has its result once it is."""
+
+    def __init__(self, outcome: asyncio.Future[Any]) -> None:
+        super().__init__("it is not known yet whether this was stored")
+        self.outcome = outcome
 
 
 class Database:
@@ -74,33 +88,75 @@ class Database:
         self._connection: Connection | None = None
         self._closed = False
         self._gave_up = threading.Event()
+        self._withdrawing = threading.Lock()
         self.commits = 0
         self.writes = 0
         self._writer.start()
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, patient: bool = False) -> T:
         """Run ``work`` in a transaction; return its result once that is on the disk.
 
-        ``work`` may run more than once and must do nothing but statements.  Raises what it raises,
-        ``errors.DiskFull`` when the disk is full, ``errors.Unavailable`` when it is closed.
+        ``work`` may run more than once and must do nothing but statements.  ``patient``: for a
+        shared database that is away there is no limit.  Raises what it raises, ``errors.DiskFull``
+        when the disk is full, ``errors.NotReady`` when it is closed or away and nothing is stored,
+        ``errors.Unavailable`` when that is not known.
         """
-        if self._closed:
-            raise errors.Unavailable("the server is stopping; try again")
-        done: asyncio.Future[T] = self._loop.create_future()
-        self._writes.put(_Write(work, done))
-        return await done
+        try:
+            return await self.decide(work, patient=patient)
+        except Undecided as error:
+            raise errors.Unavailable(
+                "the database went away while this was being stored; look whether it was, before "
+                "you ask again"
+            ) from error
 
-    async def read(self, work: Work[T]) -> T:
-        """Run ``work``, which only reads and may run more than once, and return its result."""
+    async def decide(self, work: Work[T], *, patient: bool = False) -> T:
+        """Write, as ``write`` does.  Raises ``Undecided`` where that knows no more."""
+        if self._closed:
+            raise errors.NotReady("the server is stopping; try again")
+        write = _Write(work, self._loop.create_future())
+        done: asyncio.Future[T] = write.done
+        self._writes.put(write)
+        if patient or not self._shared:
+            return await done
+        try:
+            await asyncio.wait({done}, timeout=AWAY_SECONDS)
+        except asyncio.CancelledError:
+            done.cancel()
+            raise
+        if done.done():
+            return done.result()
+        with self._withdrawing:
+            write.withdrawn = not write.trying
+        if not write.withdrawn:
+            raise Undecided(done)
+        raise _away()
+
+    async def read(self, work: Work[T], *, patient: bool = False) -> T:
+        """Run ``work``, which only reads and may run more than once, and return its result.
+
+        ``patient``: as for ``write``.  Raises ``errors.NotReady`` when the database is away.
+        """
 
         def run() -> T:
             with self.engine.connect() as connection:
                 return work(connection)
 
-        run_shared = run if not self._shared else lambda: self._read_shared(work)
-        return await self._loop.run_in_executor(self._readers, run_shared)
+        if not self._shared:
+            return await self._loop.run_in_executor(self._readers, run)
+        abandoned = threading.Event()
+        reading = self._loop.run_in_executor(
+            self._readers, lambda: self._read_shared(work, abandoned)
+        )
+        try:
+            await asyncio.wait({reading}, timeout=None if patient else AWAY_SECONDS)
+            if reading.done():
+                return reading.result()
+        finally:
+            abandoned.set()
+            reading.cancel()
+        raise _away()
 
-    def _read_shared(self, work: Work[T]) -> T:
+    def _read_shared(self, work: Work[T], abandoned: threading.Event) -> T:
         while True:
             try:
                 with self.engine.connect() as connection:
@@ -110,7 +166,7 @@ class Database:
                     )
                     return work(connection)
             except Exception as error:
-                if self._closed or not postgresql.is_gone(error):
+                if self._closed or abandoned.is_set() or not postgresql.is_gone(error):
                     known = postgresql.translated(error)
                     if known is error:
                         raise
@@ -154,10 +210,11 @@ class Database:
                 results = self._transact(group, None, [])
         except Exception as error:  # noqa: BLE001 - handed to whoever waits for it
             if len(group) > 1:
+                self._nothing_stored(group)
                 for write in group:
                     self._commit([write])
                 return
-            self._answer([(group[0], None, _translated(error))])
+            self._answer([(write, None, _translated(error)) for write in group])
             return
         self.commits += 1
         self.writes += len(group)
@@ -176,11 +233,23 @@ class Database:
     def _transact(self, group: list[_Write], mark: _Mark | None, results: list[Any]) -> list[Any]:
         """Run a group and commit it; ``results`` is filled before the commit, and returned."""
         connection = self._connected()
+        with self._withdrawing:
+            group[:] = [write for write in group if not write.withdrawn]
+            for write in group:
+                write.trying = True
+        if not group:
+            return results
         with connection.begin():
             if mark is not None:
                 mark.number = mark.leadership.mark(connection)
             results += [write.work(connection) for write in group]
         return results
+
+    def _nothing_stored(self, group: list[_Write]) -> None:
+        """A transaction was rolled back: until the next one, who asked for it may take it back."""
+        with self._withdrawing:
+            for write in group:
+                write.trying = False
 
     def _transact_shared(self, group: list[_Write]) -> list[Any]:
         """Commit a group once, however often the connection is lost meanwhile."""
@@ -204,8 +273,9 @@ class Database:
                     self._disconnect()
                     if self._was_committed(mark, len(results)):
                         return results
+            self._nothing_stored(group)
             if self._gave_up.wait(_RETRY_SECONDS):
-                raise errors.Unavailable("the server is stopping without its database; try again")
+                raise errors.NotReady("the server is stopping without its database; try again")
 
     def _was_committed(self, mark: _Mark | None, ran: int) -> bool:
         """Whether a group is stored whose connection was lost; waits until that can be told."""
@@ -235,7 +305,7 @@ class Database:
     def _lost_leadership(self) -> errors.Unavailable:
         if self.leadership is not None:
             self.leadership.lost()
-        return errors.Unavailable("another server has taken over; try again")
+        return errors.NotReady("another server has taken over; try again")
 
     def _answer(self, answers: list[tuple[_Write, Any, Exception | None]]) -> None:
         def deliver() -> None:
@@ -249,6 +319,10 @@ class Database:
 
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(deliver)
+
+
+def _away() -> errors.NotReady:
+    return errors.NotReady(f"the server's database is away; it was waited for {AWAY_SECONDS:g} s")
 
 
 def unusable(engine: Engine, error: DBAPIError) -> errors.Unavailable:

@@ -1,7 +1,9 @@
 """Who may write to a shared database: one server at a time, fenced by an epoch.
 
-A session's advisory lock says who is alive: PostgreSQL drops it with the connection, and then a
-server that stands by takes it.  The *epoch*, in the one row of ``leadership``, says who may write:
+A session's advisory lock says who is alive: PostgreSQL drops it with the session, and then a
+server that stands by takes it.  The leader says something in that session every second; one of
+which nothing is heard for ``SILENT_SECONDS``, because it is stopped or its machine hangs, has its
+session ended by the database.  The *epoch*, in the one row of ``leadership``, says who may write:
 each new leader raises it, and every group of writes is committed only together with a change of
 that row under its own epoch.  So a server that was taken for dead and is not can write nothing,
 however late it hears of it.
@@ -14,12 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import threading
 import time
 from collections.abc import Callable
 
 from sqlalchemy import URL, Connection, Engine, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from updraft import errors
 from updraft.store import postgresql
 from updraft.store.tables import leadership
 
@@ -29,9 +34,19 @@ _TRY_SECONDS = 0.25
 _LOOK_SECONDS = 1.0
 _LEADER_FIRST_SECONDS = 2.0
 """After a restart of the database its leader of before has this long to be it again."""
+SILENT_SECONDS = 6
+"""The database takes the lock from a leader of which it has heard nothing for so long."""
 
 # A lock of this schema's, so that two installations may share a database.
 _LOCK = text("SELECT pg_try_advisory_lock(hashtextextended('updraft ' || current_schema(), 0))")
+_SILENCE = text(f"SET idle_session_timeout = '{SILENT_SECONDS}s'")
+# Who has the lock ends what an earlier leader has under way: one that was stopped in a transaction
+# would keep the row, and with it everybody, waiting.
+_END_WRITERS = text(
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE relation = "
+    "to_regclass('leadership') AND mode IN ('RowExclusiveLock', 'RowShareLock') AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database()) AND pid <> pg_backend_pid()"
+)
 _EPOCH = select(leadership.c.epoch)
 _MARK = (
     update(leadership)
@@ -54,7 +69,12 @@ class Leadership:
     def __init__(self, url: str | URL, deposed: Callable[[], None]) -> None:
         self._engine: Engine = postgresql.make_engine(url, 0)
         self._connection: Connection | None = None
+        self._using = threading.Lock()
+        """Held by the thread that uses the connection."""
+        self._released = threading.Event()
         self._deposed = deposed
+        self._heard = -math.inf
+        """When the session that has the lock was last known to be there."""
         self._wait_until = 0.0
         self._connected_before = False
         self.epoch = 0
@@ -64,7 +84,8 @@ class Leadership:
     async def take(self, waiting: Callable[[], None]) -> None:
         """Wait for the lock; ``waiting`` is called once, if another server has it.
 
-        Raises ``errors.Unavailable`` when the database cannot be used to begin with.
+        From then on a thread looks after it, whatever else this server does.  Raises
+        ``errors.Unavailable`` when the database cannot be used to begin with.
         """
         told = False
         while not await asyncio.to_thread(self._try):
@@ -72,73 +93,117 @@ class Leadership:
                 waiting()
                 told = True
             await asyncio.sleep(_TRY_SECONDS)
+        threading.Thread(target=self._keep, name="leadership", daemon=True).start()
 
-    def begin(self, engine: Engine) -> None:
-        """Begin an epoch: from here on earlier leaders cannot write.  The schema must be there."""
-        with engine.begin() as connection:
-            self.epoch = connection.execute(_BEGIN.returning(leadership.c.epoch)).scalar_one()
+    def begin(self) -> None:
+        """Begin an epoch: from here on earlier leaders cannot write.  The schema must be there.
+
+        Raises ``errors.Unavailable`` where the lock was lost meanwhile: another may have it.
+        """
+        try:
+            with self._using:
+                if self._connection is None:
+                    raise _lock_lost()
+                self._connection.execute(_END_WRITERS)
+                began = self._connection.execute(_BEGIN.returning(leadership.c.epoch))
+                self.epoch = began.scalar_one()
+        except DBAPIError as error:
+            raise _lock_lost() from error
         log.info("this server leads, in epoch %d", self.epoch)
 
-    async def watch(self) -> None:
-        """Look after the lock, for ever: take it again after a loss, unless another leads."""
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS if self._connection is not None else _TRY_SECONDS)
-            try:
-                await asyncio.to_thread(self._look)
-            except Deposed:
-                self._deposed()
-                return
+    def is_sure(self) -> bool:
+        """Whether nobody else can lead yet: the database has heard us a moment ago.
+
+        Who is not may still be the leader, and is not to promise what only the leader can keep.
+        """
+        return time.monotonic() - self._heard < SILENT_SECONDS
 
     def _try(self) -> bool:
         """Try once; an outage of the database is waited for, but not at the very first."""
         if time.monotonic() < self._wait_until:
             return False
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-                if self._connected_before:
-                    self._wait_until = time.monotonic() + _LEADER_FIRST_SECONDS
-                    return False
-                self._connected_before = True
-            return bool(self._connection.execute(_LOCK).scalar_one())
-        except DBAPIError as error:
-            self.release()
-            if not self._connected_before:
-                raise postgresql.unusable(self._engine, error) from error
-            return False
+        with self._using:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                    if self._connected_before:
+                        self._wait_until = time.monotonic() + _LEADER_FIRST_SECONDS
+                        return False
+                    self._connected_before = True
+                asked = time.monotonic()
+                taken = bool(self._connection.execute(_LOCK).scalar_one())
+                if taken:
+                    self._heard = asked
+                    self._connection.execute(_END_WRITERS)
+            except DBAPIError as error:
+                self._disconnect()
+                if not self._connected_before:
+                    raise postgresql.unusable(self._engine, error) from error
+                return False
+            return taken
+
+    def _keep(self) -> None:
+        """Look after the lock until it is given up: take it again, unless another leads."""
+        pause = _LOOK_SECONDS
+        while not self._released.wait(pause):
+            had = self._connection is not None
+            try:
+                with self._using:
+                    if not self._released.is_set():
+                        self._look()
+            except Deposed:
+                self._deposed()
+                return
+            if self._connection is not None:
+                pause = _LOOK_SECONDS
+            else:
+                pause = 0 if had else _TRY_SECONDS
 
     def _look(self) -> None:
         try:
             if self._connection is None:
                 connection = self._connect()
                 # While it is an old session of ours that has the lock, nobody else does.
+                asked = time.monotonic()
                 if connection.execute(_LOCK).scalar_one():
                     log.warning("this server has the lock on the database again")
                     self._connection = connection
                     self._check(connection)
+                    self._heard = asked
                 else:
                     try:
                         self._check(connection)
                     finally:
                         connection.close()
             else:
+                asked = time.monotonic()
                 self._check(self._connection)
+                self._heard = asked
         except DBAPIError as error:
             if self._connection is not None:
                 log.error(  # noqa: TRY400 - no trace needed
                     "the lock on the database is lost: %s", postgresql.one_line(error)
                 )
-            self.release()
+            self._disconnect()
 
     def _check(self, connection: Connection) -> None:
-        if connection.execute(_EPOCH).scalar_one() != self.epoch:
+        if not self.epoch:
+            connection.execute(select(1))  # there need be no table yet
+        elif connection.execute(_EPOCH).scalar_one() != self.epoch:
             raise Deposed
 
     def _connect(self) -> Connection:
-        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(_SILENCE)
+        return connection
 
     def release(self) -> None:
         """Give the lock up, with its connection."""
+        self._released.set()
+        with self._using:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
@@ -165,6 +230,10 @@ class Leadership:
     def lost(self) -> None:
         """The committer found that another server leads."""
         self._deposed()
+
+
+def _lock_lost() -> errors.Unavailable:
+    return errors.Unavailable("the lock on the database was lost; start this server again")
 
 
 def epoch_of(connection: Connection) -> int:

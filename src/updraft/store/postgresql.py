@@ -39,6 +39,8 @@ _THEIRS = {
 # https://www.postgresql.org/docs/15/errcodes-appendix.html
 _DISK_FULL = "53100"
 _STARTING_OR_STOPPING = ("57P01", "57P02", "57P03", "53300")
+_TIMED_OUT = ("25P03", "57P05")
+"""The database ended a session that was silent for too long."""
 _PASSING = ("40001", "40P01", "55P03", "57014")
 """The transaction did not happen, and may when it is tried again."""
 
@@ -78,7 +80,9 @@ def is_gone(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     state = sqlstate(error)
-    if error.connection_invalidated or state.startswith("08") or state in _STARTING_OR_STOPPING:
+    if error.connection_invalidated or state.startswith("08"):
+        return True
+    if state in _STARTING_OR_STOPPING + _TIMED_OUT:
         return True
     # The driver's own words, about a connection that could not be made, come without a code.
     return not state and isinstance(error, OperationalError | InterfaceError)
@@ -97,7 +101,7 @@ def translated(error: Exception) -> Exception:
     if state == _DISK_FULL:
         return errors.DiskFull("the disk of the database is full; free some space")
     if is_gone(error) or is_passing(error):
-        return errors.Unavailable(f"the database does not answer: {one_line(error)}; try again")
+        return errors.NotReady(f"the database does not answer: {one_line(error)}; try again")
     if state.startswith("22") or "NUL (0x00)" in str(error.orig):
         return errors.BadRequest(f"the database cannot store that: {one_line(error)}")
     return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,8 @@ from updraft.model.pool import Runner
 from updraft.scheduling.capacity import shaped
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.execution import Execution
-<<<<<<< HEAD
-from updraft.server.services.live import LiveRunner
-from updraft.wire import frames, reports
-=======
 from updraft.server.services.live import LiveRunner, Upgrade
-from updraft.wire import frames
-from updraft.wire.packing import PackingError
->>>>>>> fleet
+from updraft.wire import frames, reports
 from updraft.wire.transport import FrameConnection, body_of
 
 _CONTROL = frozenset({frames.STOPPED, frames.CONTINUED})
@@ -45,10 +40,18 @@ class Lease:
 class AgentSessions:
     """Joins the control and the data connection of one agent."""
 
-    def __init__(self, execution: Execution, beside: BesideRuns, lease: Lease) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        beside: BesideRuns,
+        lease: Lease,
+        is_sure: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``is_sure``: whether no other server can have taken over, so that leases are ours."""
         self.execution = execution
         self.beside = beside
         self.lease = lease
+        self.is_sure = is_sure
         self.waiting: dict[str, AgentControl] = {}
 
     def control(self, runner: Runner) -> AgentControl:
@@ -133,7 +136,9 @@ class AgentControl:
         serial = channel >> 2
         if kind == frames.PING:
             if self._connection is not None:
-                self._connection.send_stream(frames.PONG, 0, offset)
+                # A PONG renews leases; a PING only says that somebody is here.
+                answer = frames.PONG if self._sessions.is_sure() else frames.PING
+                self._connection.send_stream(answer, 0, offset)
         elif kind == frames.REPORT:
             self._report = reports.report_of(body_of(payload))
             self._take_part()

@@ -135,7 +135,7 @@ class ClientSession(ClientStreams):
             return
         if job.attempt is None:
             if number in _ENDING_SIGNALS:
-                self.run(self.execution.cancel(job, "cancelled before it started"))
+                self.run(self.execution.cancel(job, "cancelled before it started", patient=True))
             return
         self.execution.live.signal(job, number)
 

@@ -55,6 +55,7 @@ class ClientStreams:
             self.relay.detach(self.attachment)
         self._tell_attempt(number, positions, resumed=resumed)
         self.attachment = Attachment(serial, number, self.connection, self, positions)
+        self.attachment.passed = self.relay.passed
         if serial:
             self.relay.attach(self.attachment, ask=resumed)
         if self.execution.intake.holds(serial):

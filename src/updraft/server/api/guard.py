@@ -194,6 +194,6 @@ async def _refuse(error: errors.UpdraftError, scope: Scope, receive: Receive, se
     answer = JSONResponse(body.model_dump(), status_code=error.status)
     if error.status == errors.NotSignedIn.status:
         answer.headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, errors.TooManyRequests):
+    if error.retry_after_seconds is not None:
         answer.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     await answer(scope, receive, send)

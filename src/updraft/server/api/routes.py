@@ -100,7 +100,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.UpdraftError)  # noqa: S101 - registered for these
     answer = _answer(request, error.status, error.code, error.message)
-    if isinstance(error, errors.TooManyRequests):
+    if error.retry_after_seconds is not None:
         answer.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     return answer
 

@@ -7,13 +7,16 @@ bounded by the two windows, and what is lost with a connection is asked for agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol
 
 from updraft.wire import frames
 from updraft.wire.packing import PackingError
 
 _LEAST_GRANT_BYTES = 64 * 1024
+
+Passed = Callable[[Literal["to_client", "to_runner"], int], None]
+"""Is told how many bytes of a stream were sent, and where to."""
 
 
 class Link(Protocol):
@@ -50,6 +53,7 @@ class Attachment:
         self.serial = serial
         self.number = number
         self.client = client
+        self.passed: Passed = lambda *_: None
         self.listener = listener
         self.ended = False
         self.input_taken = 0
@@ -71,12 +75,14 @@ class Attachment:
         channel = frames.stream_channel(self.number, stream)
         self.client.send_stream(frames.DATA, channel, offset, payload)
         self.forwarded[stream] = offset + len(payload)
+        self.passed("to_client", len(payload))
 
 
 class Relay:
     """All attachments, by attempt."""
 
     def __init__(self) -> None:
+        self.passed: Passed = lambda *_: None
         self._attachments: dict[int, Attachment] = {}
         self._runners: dict[int, Link] = {}
         self._carried: dict[Link, set[int]] = {}
@@ -228,6 +234,8 @@ class Relay:
         if runner is not None and self._attachments.get(attachment.serial) is attachment:
             channel = frames.stream_channel(attachment.serial, stream)
             runner.send_stream(kind, channel, offset, payload)
+            if kind == frames.DATA:
+                self.passed("to_runner", len(payload))
 
     def _unlink(self, serial: int) -> None:
         runner = self._runners.pop(serial, None)

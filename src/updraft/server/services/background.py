@@ -23,12 +23,15 @@ class Background:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._tasks: set[asyncio.Task[None]] = set()
-        self._settling = False
+        self._settling = self._settled = False
         self.closing = False
         """Whether the server is about to end: nothing new is begun."""
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Let something be done; its failure is logged under ``name``."""
+        if self._settled:  # the next server hears of it from the runner
+            work.close()
+            return
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -42,7 +45,7 @@ class Background:
         """Write a grant or an ending, however long that takes: whoever waits can wait."""
         while True:
             try:
-                return await self._database.write(store)
+                return await self._database.write(store, patient=True)
             except (errors.DiskFull, errors.Unavailable) as error:
                 log.error("%s; trying again", error.message)  # noqa: TRY400 - no trace needed
                 await self.wait_for_room()
@@ -51,7 +54,7 @@ class Background:
         """Read what a job needs to go on, however long the database is away."""
         while True:
             try:
-                return await self._database.read(look)
+                return await self._database.read(look, patient=True)
             except errors.Unavailable as error:
                 log.error("%s; trying again", error.message)  # noqa: TRY400 - no trace needed
                 await self.wait_for_room()
@@ -63,7 +66,11 @@ class Background:
         await asyncio.sleep(_DISK_RETRY_SECONDS)
 
     async def settle(self) -> None:
-        """Wait for the writes that are under way; those that wait for room are given up."""
+        """Wait for the writes that are under way, and begin no more.
+
+        Those that wait for room are given up.
+        """
         self._settling = True
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._settled = True

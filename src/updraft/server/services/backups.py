@@ -74,8 +74,8 @@ def make(
             folders.database, folder
         )  # fmt: skip
         parts = [(copy, copy.name)]
-        if keys and os.path.exists(folders.keys):  # noqa: PTH110 - text paths, as Folders has them
-            parts.append((Path(folders.keys), _KEYS))
+        if keys:
+            parts += _copy_keys(folders, folder)
         manifest = {
             "format": FORMAT,
             "updraft": updraft.__version__,
@@ -119,8 +119,8 @@ def restore(folders: Folders, database: str, file: Path, *, force: bool = False)
         if not database:
             _prepare_sqlite(folder / _SQLITE)
         # The database last: until then nothing knows of the rest.
-        if (folder / _KEYS).exists():
-            _move(folder / _KEYS, Path(folders.keys))
+        for found in folder.glob(f"{_KEYS}*"):
+            _move(found, Path(folders.keys).with_name(found.name))
         if (folder / _LOGS).exists():
             shutil.copytree(folder / _LOGS, folders.logs, dirs_exist_ok=True)
         if database:
@@ -128,9 +128,21 @@ def restore(folders: Folders, database: str, file: Path, *, force: bool = False)
         else:
             _restore_sqlite(folders.database, folder / _SQLITE)
         _flush_folder(Path(folders.state))
-    keys = _KEYS in manifest["files"]
+    keys = any(name.startswith(_KEYS) for name in manifest["files"])
     size = file.stat().st_size
     return Backup(str(file), manifest["created"], manifest["jobs"], size, manifest["logs"], keys)
+
+
+def _copy_keys(folders: Folders, folder: Path) -> list[tuple[Path, str]]:
+    """Copy the files of keys, which a server goes on writing, and return them with their names."""
+    there = Path(folders.keys)
+    copies: list[tuple[Path, str]] = []
+    for found in sorted(there.parent.glob(f"{there.name}*")):
+        copy = folder / found.name
+        copy.touch(mode=0o600)
+        copy.write_bytes(found.read_bytes())
+        copies.append((copy, found.name))
+    return copies
 
 
 # -- the file

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import Connection
 
-from updraft import faults
+from updraft import errors, faults
 from updraft.model.ending import outcome_of
 from updraft.model.job import Outcome
 from updraft.model.states import AttemptState, State, Wanted
@@ -22,6 +22,7 @@ from updraft.server.services.live import LiveAttempt, LiveJob
 from updraft.server.services.rows import ended_attempt_values, ended_values, event_row, start_of
 from updraft.storage.segments import SegmentReader
 from updraft.store import jobs as queries
+from updraft.store.database import Undecided
 from updraft.wire import frames
 
 log = logging.getLogger("updraft.execution")
@@ -120,8 +121,11 @@ class Endings:
         folder = str(self._live.folder_of(job.id, attempt.number))
         return SegmentReader(folder, "stdout").length(), SegmentReader(folder, "stderr").length()
 
-    async def finish_unstarted(self, job: LiveJob, why: str) -> None:
-        """End a job as cancelled that has not started."""
+    async def finish_unstarted(self, job: LiveJob, why: str, *, patient: bool = False) -> None:
+        """End a job as cancelled that has not started.
+
+        ``patient``: however long the database is away.  Raises ``errors.NotReady`` when it is.
+        """
         if job.ending:
             return
         job.ending = True
@@ -136,16 +140,25 @@ class Endings:
             if queries.move_job(connection, job.serial, queries.LIVE, values):
                 queries.insert_events(connection, [event_row(job, State.CANCELLED, why)])
 
-        try:
-            await self._database.write(store)
-        except BaseException:
-            job.ending = False
-            raise
-        if attempt is not None:
-            self._live.release(job, attempt)
-            self._intake.end(attempt.serial)
-        self._end(job, outcome, (0, 0))
-        self._schedule()
+        async def finish(written: Awaitable[None]) -> None:
+            try:
+                await written
+            except Undecided as error:
+                self._background.spawn(finish(error.outcome), f"cancel {job.id}")
+                raise errors.Unavailable(
+                    f"the database went away while the end of job {job.id} was being stored; look "
+                    f"whether it was: updraft job show {job.id}"
+                ) from error
+            except BaseException:
+                job.ending = False
+                raise
+            if attempt is not None:
+                self._live.release(job, attempt)
+                self._intake.end(attempt.serial)
+            self._end(job, outcome, (0, 0))
+            self._schedule()
+
+        await finish(self._database.decide(store, patient=patient))
 
     def _end(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:
         """A terminal state is stored: tell everybody, and let the job go."""

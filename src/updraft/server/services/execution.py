@@ -64,7 +64,9 @@ class Execution:
         core = Core(database, keys, self._background, self.live, relay, self.intake, self.changes)
         self._endings = Endings(core, self.schedule)
         self._granting = Granting(core, self._endings, quota_bytes)
-        self._submitting = Submitting(core, self._granting, self._endings, default_pool)
+        self._submitting = Submitting(
+            core, self._granting, self._endings, self.attendance, default_pool
+        )
         self.reports = Reports(core, self._endings)
         self.runners = Reconciling(
             core, self._granting, self._endings, self.reports, self.attendance
@@ -110,18 +112,22 @@ class Execution:
 
     # -- requests about a live job
 
-    async def cancel(self, job: LiveJob, why: str = "cancelled") -> None:
+    async def cancel(self, job: LiveJob, why: str = "cancelled", *, patient: bool = False) -> None:
         """End a job: SIGTERM, its grace, SIGKILL.  The wish is stored before it is acted on.
 
-        Raises ``errors.DiskFull`` when it cannot be stored; a job that runs, and may be what fills
+        ``patient``: however long the database is away.  Raises ``errors.NotReady`` when it is, and
+        ``errors.DiskFull`` when the wish cannot be stored; a job that runs, and may be what fills
         the disk, is ended all the same.
         """
-        job.wanted = Wanted.CANCEL
+        before, job.wanted = job.wanted, Wanted.CANCEL
         try:
             if job.waiting:
-                await self._endings.finish_unstarted(job, why)
+                await self._endings.finish_unstarted(job, why, patient=patient)
                 return
-            await self._write_job(job, {"wanted": Wanted.CANCEL})
+            await self._write_job(job, {"wanted": Wanted.CANCEL}, patient=patient)
+        except errors.NotReady:
+            job.wanted = before
+            raise
         except errors.DiskFull as error:
             if job.attempt is None:
                 job.wanted = Wanted.RUN
@@ -154,13 +160,15 @@ class Execution:
         await self._write_job(job, {"detached": True})
 
     def _give_up(self, job: LiveJob, why: str) -> None:
-        self._background.spawn(self.cancel(job, why), f"cancel {job.id}")
+        self._background.spawn(self.cancel(job, why, patient=True), f"cancel {job.id}")
 
-    async def _write_job(self, job: LiveJob, values: dict[str, Any]) -> None:
+    async def _write_job(
+        self, job: LiveJob, values: dict[str, Any], *, patient: bool = False
+    ) -> None:
         def store(connection: Connection) -> bool:
             return queries.move_job(connection, job.serial, queries.LIVE, values)
 
-        if not await self._database.write(store):
+        if not await self._database.write(store, patient=patient):
             raise errors.Conflict(f"job {job.id} has ended")
 
     # -- ending

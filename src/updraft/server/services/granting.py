@@ -118,7 +118,7 @@ class Granting:
         command = unpack_dict(row.command)
         job.command_name = name_of(command["argv"])
         if job.wanted is Wanted.CANCEL:
-            await self._endings.finish_unstarted(job, "cancelled before it started")
+            await self._endings.finish_unstarted(job, "cancelled before it started", patient=True)
             return
         self.send_spawn(job, attempt, command, environment)
 

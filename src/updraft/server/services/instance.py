@@ -113,11 +113,14 @@ class Instance:
             runner.control.send_message(frames.STOP, {"cancel": False})
 
     def disarm_runner(self, *, cancel: bool) -> None:
-        """Tell the runner to leave, and nobody to start us again."""
+        """Tell the runner of this machine to leave, and nobody to start us again.
+
+        One that has joined waits for its server, or for another in its place.
+        """
         Path(self._folders.stopped).touch(mode=0o600)
         self.stopping = True
         for runner in self._execution.live.runners.values():
-            if runner.control is not None:
+            if runner.control is not None and not runner.known.remote:
                 runner.control.send_message(frames.STOP, {"cancel": cancel})
 
 

@@ -59,7 +59,7 @@ class Reports:
         while job.attempt is attempt and not job.ending and not attempt.start_stored:
             attempt.start_stored = True
             try:
-                await self._database.write(start_writes(job, attempt))
+                await self._database.write(start_writes(job, attempt), patient=True)
             except errors.DiskFull:
                 attempt.start_stored = False
                 await self._background.wait_for_room()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -16,12 +17,14 @@ from updraft.model.pool import LOCAL_POOL, Pool
 from updraft.model.states import State
 from updraft.scheduling.capacity import Capacity
 from updraft.scheduling.reasons import never_fits
+from updraft.server.services.attendance import Attendance
 from updraft.server.services.core import Core
 from updraft.server.services.endings import Endings
 from updraft.server.services.granting import Granting
-from updraft.server.services.live import Client, LiveJob
+from updraft.server.services.live import Client, LiveAttempt, LiveJob
 from updraft.server.services.rows import command_body, event_row, job_row
 from updraft.store import jobs as queries
+from updraft.store.database import Undecided
 from updraft.wire.packing import pack
 
 log = logging.getLogger("updraft.execution")
@@ -33,13 +36,21 @@ _FIRST_RUNNER_SECONDS = 5.0
 class Submitting:
     """Takes jobs in.  ``default_pool``: of those that name none."""
 
-    def __init__(self, core: Core, granting: Granting, endings: Endings, default_pool: str) -> None:
+    def __init__(
+        self,
+        core: Core,
+        granting: Granting,
+        endings: Endings,
+        attendance: Attendance,
+        default_pool: str,
+    ) -> None:
         self._database = core.database
         self._keys = core.keys
         self._background = core.background
         self._live = core.live
         self._granting = granting
         self._endings = endings
+        self._attendance = attendance
         self._default_pool = default_pool
         self.last_serial = 0
         """The newest job's."""
@@ -60,7 +71,7 @@ class Submitting:
         self._check_that_it_fits(who, submission, pool)
         time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
         if self._background.closing:
-            raise errors.Unavailable("the server is stopping; try again")
+            raise errors.NotReady("the server is stopping; try again")
         self.last_serial += 1
         slot, encrypted = self._keys.encrypt(environment)
         now = time.time_ns()
@@ -97,7 +108,14 @@ class Submitting:
             return None
 
         try:
-            await self._database.write(store)
+            await self._database.decide(store)
+        except Undecided as error:
+            # The same key finds the job, if it is stored in the end.
+            rest = self._stored_late(job, attempt, error.outcome)
+            self._background.spawn(rest, f"store {job.id}")
+            raise errors.NotReady(
+                "the server's database is away; ask again with the same key"
+            ) from error
         except IntegrityError:
             self._endings.drop(job)
             known = await self._database.read(
@@ -119,6 +137,24 @@ class Submitting:
             self._granting.send_spawn(job, attempt, command, environment)
         self._granting.schedule()  # for itself, or for the stages of a pipeline that wait for it
         return job.id
+
+    async def _stored_late(
+        self, job: LiveJob, attempt: LiveAttempt | None, outcome: asyncio.Future[Any]
+    ) -> None:
+        """Wait whether a job is stored whose client was told to ask again, and go on with it."""
+        client, job.client = job.client, None
+        try:
+            await outcome
+        except Exception:
+            self._endings.drop(job)
+            raise
+        if client is not None:
+            job.client = client
+            self._attendance.lost(job, client)  # its connection was ended with that answer
+        if attempt is not None:
+            attempt.stored = True
+            await self._granting.spawn_stored(job, attempt)
+        self._granting.schedule()
 
     def _pool_of(self, who: Principal, name: str) -> Pool:
         """Return the pool that a submission names, or the one that is meant when it names none."""
