@@ -21,7 +21,7 @@ from updraft.runner.agent.owners import Owners, device_nodes
 from updraft.runner.keeper import processes
 from updraft.wire import frames
 from updraft.wire.packing import pack
-from updraft.wire.sockets import as_standard, connect_unix
+from updraft.wire.sockets import as_standard, connect_unix, peer_pid
 from updraft.wire.transport import FrameConnection, body_of
 
 log = logging.getLogger("updraft.agent")
@@ -33,6 +33,9 @@ _KEEPER_ENDS_SECONDS = 1.0
 _DEAD_AFTER_LEASES = 2 / 3
 """A connection that was silent for this part of the lease is given up, and dialled anew."""
 _BEATS_A_LEASE = 6
+
+_MOST_UNSENT_BYTES = 64 << 20
+"""A server that takes nothing of so much is given up, and told all anew when it is back."""
 
 
 class Server(Protocol):
@@ -73,7 +76,6 @@ class Attempt:
         for stream, name in ((frames.STDOUT, "stdout"), (frames.STDERR, "stderr")):
             self.grew(stream, report.get(name, 0))
         self.folder = folder
-        self.owner = ""
         self.started_ticks: int | None = None
         self.forgotten = False
 
@@ -127,6 +129,13 @@ class Agent:
         """Serve until the keeper goes away (or takes a newer agent).  Returns whether it died."""
         loop = asyncio.get_running_loop()
         peer = as_standard(connect_unix(self._keeper_socket))
+        keeper_pid = peer_pid(peer)
+        if keeper_pid is not None and hasattr(os, "pidfd_open"):
+            try:
+                self._keeper_process = os.pidfd_open(keeper_pid)
+            except ProcessLookupError:
+                peer.close()
+                return True
         _, self._keeper = await loop.create_connection(
             lambda: FrameConnection(_KeeperSide(self)), sock=peer
         )
@@ -140,7 +149,6 @@ class Agent:
     async def _run(self) -> bool:
         assert self._keeper is not None  # noqa: S101 - just made
         self._keeper.send_message(frames.HELLO, {"pid": os.getpid()})
-        await self._reported.wait()
         serving = asyncio.create_task(self._serve(), name="server connection")
         gone = asyncio.create_task(self._keeper_gone.wait(), name="keeper")
         await asyncio.wait((serving, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -156,6 +164,8 @@ class Agent:
     # -- the server
 
     async def _serve(self) -> None:
+        await self._reported.wait()
+        await asyncio.to_thread(self._sweep)
         failures = 0
         while True:
             try:
@@ -186,6 +196,17 @@ class Agent:
             # A thousand agents that lost one server do not all come back at once.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             failures += 1
+
+    def _sweep(self) -> None:
+        """Remove what an agent that was killed had still to remove; no server has us yet."""
+        kept = {os.path.basename(attempt.folder) for attempt in self._attempts.values()}
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._spool):
+                if name not in kept:
+                    shutil.rmtree(os.path.join(self._spool, name), ignore_errors=True)
+        if self._owners is not None:
+            jobs = {attempt.report["job"] for attempt in self._attempts.values()}
+            self._owners.remove(self._owners.left_over(jobs))
 
     def report(self) -> dict[str, Any]:
         """Return what the server has to know to reconcile."""
@@ -219,7 +240,9 @@ class Agent:
         attempt = self._attempts.get(serial)
         if attempt is None:
             if kind in _STREAM_KINDS:
-                self._early.hold(serial, (kind, channel, offset, bytes(payload)))
+                if not self._early.hold(serial, (kind, channel, offset, bytes(payload))):
+                    log.error("too much came for tasks that were not granted; connecting anew")
+                    side.closed()
             else:
                 self._to_keeper(kind, channel, offset, payload)
         elif kind == frames.ATTACH:
@@ -275,7 +298,6 @@ class Agent:
             payload = pack(spec)
         if serial not in self._attempts:
             attempt = Attempt(serial, {"job": spec["job"], "folder": spec["folder"]})
-            attempt.owner = spec.get("owner", "")
             self._attempts[serial] = attempt
             for stream, output in attempt.outputs.items():
                 if side.ships:
@@ -339,8 +361,9 @@ class Agent:
             loop = asyncio.get_running_loop()
             loop.run_in_executor(None, shutil.rmtree, attempt.folder, True)
             job = attempt.report["job"]
-            if self._owners is not None and attempt.owner and not self._has(job):
-                loop.run_in_executor(None, self._owners.remove_workspace, attempt.owner, job)
+            if self._owners is not None and not self._has(job):
+                gone = self._owners.put_away(job)
+                loop.run_in_executor(None, self._owners.remove, gone)
 
     def _has(self, job: str) -> bool:
         return any(attempt.report["job"] == job for attempt in self._attempts.values())
@@ -415,8 +438,6 @@ class Agent:
         self._keeper_identity = report["keeper"]
         self._keeper_pid = report["pid"]
         self._keeper_release = report["release"]
-        if hasattr(os, "pidfd_open"):
-            self._keeper_process = os.pidfd_open(self._keeper_pid)
         for item in report["attempts"]:
             serial = item.pop("attempt")
             attempt = Attempt(serial, item)
@@ -515,6 +536,8 @@ class _ServerSide:
             side.data = await server.open(lambda: FrameConnection(side))
             session = {"session": welcome["session"]}
             await side._greet(side.data, {"role": "agent-data", **hello, **session})
+            for connection in (side.control, side.data):
+                connection.max_unsent_bytes = _MOST_UNSENT_BYTES
         except BaseException:
             side.closed()
             raise
