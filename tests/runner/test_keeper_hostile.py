@@ -156,6 +156,61 @@ def test_a_signal_that_there_is_none_of_is_passed_over(
     assert agent.wait_end(1)["status"] == 0
 
 
+def test_a_frame_about_a_stream_that_there_is_none_of_ends_no_connection(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    for stream in (frames.STDIN, 3):
+        agent.send(frames.CLOSE, 1, stream)
+        agent.send(frames.LIMIT, 1, stream, at=100)
+    agent.send(frames.EOF, 1, at=0)
+    assert agent.wait_end(1)["status"] == 0
+
+
+@pytest.mark.parametrize("order", [{"set_environment": 5}, {"set_environment": ["text"]}])
+def test_an_odd_order_for_a_command_beside_a_task_is_refused(
+    keeper: KeeperProcess, agent: BareAgent, order: dict[str, Any]
+) -> None:
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    agent.spawn(2, {**keeper.spec("true"), "beside": 1, **order})
+    assert agent.wait_end(2)["refused"] == "start"
+    agent.send(frames.EOF, 1, at=0)
+    assert agent.wait_end(1)["status"] == 0
+
+
+def test_a_terminal_that_cannot_be_made_leaves_no_descriptor_open(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, keeper.spec("true"))
+    agent.wait_end(1)
+    until(lambda: len(keeper.leaders()) >= 2)
+    before = descriptors(keeper.process.pid, "/dev/p")
+    for attempt in range(2, 6):
+        agent.spawn(attempt, keeper.spec("true", tty={**TTY, "rows": -1}))
+        assert agent.wait_end(attempt)["refused"] == "start"
+    assert descriptors(keeper.process.pid, "/dev/p") == before
+
+
+def test_a_leader_that_cannot_start_its_command_refuses_and_goes_on(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    until(lambda: len(keeper.leaders()) == 2)
+    leaders = keeper.leaders()
+    limits = resource.prlimit(keeper.process.pid, resource.RLIMIT_NOFILE)
+    for pid in leaders:
+        room = descriptors(pid) + 3  # for the task's streams, and nothing more
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (room, limits[1]))
+    agent.spawn(1, keeper.spec("true"))
+    end = agent.wait_end(1)
+    assert (end["refused"], end["message"]) == ("start", "Too many open files")
+    assert set(leaders) <= set(keeper.leaders())
+    for pid in leaders:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    is_well(keeper)
+
+
 def descriptors(pid: int, of: str = "") -> int:
     found = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     return sum(1 for target in found if target.startswith(of))

@@ -35,6 +35,9 @@ IDLE_LEADERS = 2
 _FORK_AFTER_SECONDS = 0.02
 """A short task has ended by then, and its end did not wait for the fork of the next leader."""
 
+_MOST_UNSENT_BYTES = 32 << 20
+"""An agent that hears nothing of so much is given up."""
+
 _MAX_WAIT_SECONDS = 3600.0  # epoll takes no more than 24 days
 _KILL_AGAIN_SECONDS = 0.05
 _AGENT_BACKOFF_SECONDS = (0.0, 0.05, 0.2, 1.0, 2.0, 5.0)
@@ -92,7 +95,7 @@ class Keeper:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: self._reap(wake_read))
-        while not (self._leaving and not self._tasks):
+        while not (self._leaving and self._may_leave()):
             self._tick()
             if self._connection is not None:
                 self._connection.flush()
@@ -102,6 +105,18 @@ class Keeper:
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
         self._slots.close()
+
+    def _may_leave(self) -> bool:
+        """Whether every end is stored; or recorded for the next keeper, with nobody left who would
+        carry it to the server: a keeper that leaves starts no agent.
+        """
+        return not self._tasks or (self._connection is None and self._all_ends_are_recorded())
+
+    def _all_ends_are_recorded(self) -> bool:
+        return all(
+            task.end is not None and attempt not in self._unrecorded
+            for attempt, task in self._tasks.items()
+        )
 
     # -- the agent
 
@@ -189,7 +204,11 @@ class Keeper:
             if task is None or task.over:
                 self._refuse(attempt, spec, "the job is not running any more")
                 return
-            spec = _beside(task.spec, spec)
+            try:
+                spec = _beside(task.spec, spec)
+            except TypeError as error:  # a client's own words
+                self._refuse(attempt, spec, f"the runner cannot start it: {error}")
+                return
         try:
             self._records.intend(attempt, {"job": spec["job"], "folder": spec["folder"]})
         except FileExistsError:
@@ -312,10 +331,7 @@ class Keeper:
 
     def _leave_unless_live(self) -> None:
         """Leave although no server stores the ends of our tasks: the next keeper tells them."""
-        if all(
-            task.end is not None and attempt not in self._unrecorded
-            for attempt, task in self._tasks.items()
-        ):
+        if self._all_ends_are_recorded():
             self._tasks.clear()
             self._leave(cancel=False)
 
@@ -342,7 +358,8 @@ class Keeper:
     def ended(self, task: Task) -> None:
         """A task came to its end: its processes are gone and its output is stored."""
         assert task.end is not None  # noqa: S101 - an ended task has an end
-        if task.slot is not None:
+        if task.slot is not None and "beside" not in task.spec:
+            # What one beside a task used, or lost for want of memory, counts as that task's.
             task.end.update(task.slot.usage())
         self._free_slot(task)
         self._record_end(task.attempt, task.end)
@@ -529,6 +546,8 @@ class _AgentConnection:
 
     def send(self, data: bytes) -> None:
         self._out += data
+        if len(self._out) > _MOST_UNSENT_BYTES:
+            self.close()  # the next one is told all that this one did not hear
 
     def grew(self, channel: int, length: int) -> None:
         self._grown[channel] = length

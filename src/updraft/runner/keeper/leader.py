@@ -218,31 +218,36 @@ class _Leader:
         stdin, stdout, stderr = fds[:3]
         self._once = spec["tty"] or self._isolated
         self._grace_seconds = spec["grace_ms"] / 1000
-        self._kill_at = None
+        self._kill_at = self._lease_until = None  # a word about an earlier task may come late
         self._main_status = None
         self._cpu_seconds, self._max_rss = 0.0, None
         limits, clamped = _reachable_limits(spec["rlimits"], root=self._is_root(spec))
+        groups = fds[4 if spec["tty"] else 3 :]
+        status: list[int] = []
+        step = "isolation"
         try:
             self._enclose(spec["isolation"])
-        except (OSError, ValueError) as error:
-            for fd in fds:
+            step = "start"
+            status += os.pipe()
+            if spec["tty"]:
+                self._tty = fds[3]
+                fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)
+            pid, unjoined = processes.fork_into(groups) if spec["cloned"] else (os.fork(), groups)
+        except (OSError, ValueError) as error:  # no more processes, or descriptors
+            for fd in (*fds, *status):
                 os.close(fd)
-            self._send(frames.EXITED, _refusal("isolation", error))
+            self._tty = None
+            self._send(frames.EXITED, _refusal(step, error))
             return
-        status_read, status_write = os.pipe()
-        if spec["tty"]:
-            self._tty = fds[3]
-            fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)
-        groups = fds[4 if spec["tty"] else 3 :]
-        pid, unjoined = processes.fork_into(groups) if spec["cloned"] else (os.fork(), groups)
+        status_read, status_write = status
         if pid == 0:
             spec["rlimits"], spec["groups"] = limits, unjoined
             _become_command(spec, (stdin, stdout, stderr), self._tty, status_write)
         os.close(status_write)
         for fd in (*fds[:3], *groups):
             os.close(fd)
-        with open(status_read, "rb") as status:
-            failure = status.read()
+        with open(status_read, "rb") as status_file:
+            failure = status_file.read()
         moved = failure.startswith(_MOVED)
         if failure := failure.removeprefix(_MOVED):
             os.waitpid(pid, 0)

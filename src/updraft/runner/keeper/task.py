@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import selectors
+import signal
 import socket
 import stat
 import struct
 import termios
 import time
 
+from updraft.runner.keeper import processes
 from updraft.runner.keeper.leader import fork_beside, fork_leader
 from updraft.storage.segments import SegmentWriter
 from updraft.storage.times import TimesWriter
@@ -35,11 +37,14 @@ if TYPE_CHECKING:
 
 
 _F_SETPIPE_SZ = 1031
+_F_GETPIPE_SZ = 1032
 _PIPE_BYTES = 1 << 20
 _BUFFER: Final = memoryview(bytearray(1 << 20))
 """What is read lies here until it is spooled: one buffer for all, as the keeper has one thread."""
 
 _DISK_RETRY_SECONDS = 1.0
+_LEADER_SECONDS = 10.0
+"""How much longer than the grace a leader may take to end its tree, before that is done for it."""
 _CREDENTIALS: Final = struct.Struct("iII")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)
 
@@ -89,11 +94,14 @@ class Task:
         self.spec = spec
         self.pid: int | None = None
         self.started_at: int | None = None
+        self._began = 0.0  # the same by a clock that does not jump
         self.stopped = False
         self.end: dict[str, Any] | None = None
         self.why: str | None = None
         self.grace_seconds: float = spec["grace_ms"] / 1000
         self.deadline: float | None = None
+        self._give_up_at: float | None = None
+        self._given_up = False
         self._limit_ms: int | None = None
         self.set_limit(spec["deadline_ms"])
         self.retry_disk_at: float | None = None
@@ -179,13 +187,13 @@ class Task:
     def _open_tty(self, theirs: list[int]) -> None:
         tty = self.spec["tty"]
         master, slave = os.openpty()
+        self._streams[frames.STDOUT].fd = master
+        theirs += [slave, slave]
         os.set_blocking(master, False)
         if tty["attributes"] is not None:
             _set_attributes(slave, tty["attributes"])
         _set_size(master, tty["rows"], tty["columns"])
-        theirs += [slave, slave]
         self._stdin = os.dup(master)
-        self._streams[frames.STDOUT].fd = master
         if tty["stderr"]:
             theirs.append(slave)
             self._streams[frames.STDERR].closed = True
@@ -240,13 +248,16 @@ class Task:
 
     def limit(self, stream: int, offset: int) -> None:
         """The attached reader has room up to ``offset`` of an output stream."""
-        output = self._streams[stream]
-        output.limit = offset
-        output.resume()
+        output = self._streams.get(stream)
+        if output is not None:
+            output.limit = offset
+            output.resume()
 
     def close_output(self, stream: int) -> None:
         """The reader of an output stream is gone: the writer is to see a broken pipe."""
-        self._streams[stream].close()
+        output = self._streams.get(stream)
+        if output is not None:
+            output.close()
 
     def lease(self, ms: int, grace_ms: int) -> None:
         """The runner is in touch with its server: a fenced task may run for so long from now."""
@@ -267,6 +278,8 @@ class Task:
         """End the whole tree: SIGTERM, and after the grace SIGKILL."""
         if self.why is None:
             self.why = why
+        give_up_at = time.monotonic() + grace_seconds + _LEADER_SECONDS
+        self._give_up_at = min(give_up_at, self._give_up_at or give_up_at)
         self._tell_leader(frames.KILL, {"grace_ms": int(grace_seconds * 1000)})
 
     def set_limit(self, limit_ms: int | None) -> None:
@@ -274,8 +287,7 @@ class Task:
         self._limit_ms = None if limit_ms is None else int(limit_ms)
         self.deadline = None
         if limit_ms is not None and self.started_at is not None and self.why is None:
-            ran = (time.time_ns() - self.started_at) / 1e9
-            self.deadline = time.monotonic() + limit_ms / 1000 - ran
+            self.deadline = self._began + limit_ms / 1000
 
     # -- what the keeper reports
 
@@ -305,6 +317,9 @@ class Task:
         if self.deadline is not None and now >= self.deadline:
             self.deadline = None
             self.kill("time", self.grace_seconds)
+        if self._give_up_at is not None and now >= self._give_up_at:
+            self._give_up_at = None
+            self._give_up_leader()
         if self.retry_disk_at is not None and now >= self.retry_disk_at:
             self.retry_disk_at = None
             for output in self._streams.values():
@@ -313,7 +328,8 @@ class Task:
 
     def next_tick(self) -> float | None:
         """Return when ``tick`` has something to do (monotonic seconds), None for never."""
-        times = [at for at in (self.deadline, self.retry_disk_at) if at is not None]
+        dues = (self.deadline, self.retry_disk_at, self._give_up_at)
+        times = [at for at in dues if at is not None]
         return min(times, default=None)
 
     # -- the leader
@@ -326,6 +342,15 @@ class Task:
         except OSError:
             # It is dead, or its socket is full of unread signals: one more says nothing new.
             return
+
+    def _give_up_leader(self) -> None:
+        """Kill a leader that does not do what it was told, be it stopped or stuck.
+
+        What it leaves is the keeper's to end.
+        """
+        if not self.over and self.leader is not None and self.leader.pid is not None:
+            self._given_up = True
+            processes.signal_all([self.leader.pid], signal.SIGKILL)
 
     def hear_the_last(self) -> None:
         """Take what the leader said before it ended: its death may be noticed first."""
@@ -368,6 +393,7 @@ class Task:
                     body["pid"] = about
                 body["unenforced"] = self.unenforced
                 self.pid, self.started_at = body["pid"], body["at"]
+                self._began = time.monotonic() - max(0, time.time_ns() - body["at"]) / 1e9
                 self.set_limit(self._limit_ms)
             elif kind == frames.STOPPED:
                 self.stopped = True
@@ -388,7 +414,10 @@ class Task:
     def tree_ended(self) -> None:
         """The leader was killed, and what it left to the keeper has been ended."""
         if self._exit is None:
-            self._exit = {"lost": "its leader process was killed", "at": time.time_ns()}
+            how: dict[str, Any] = {"lost": "its leader process was killed"}
+            if self._given_up:
+                how = {"status": int(signal.SIGKILL)}
+            self._exit = {**how, "at": time.time_ns()}
             self._drain()
 
     def release_leader(self) -> IdleLeader | None:
@@ -398,7 +427,9 @@ class Task:
         """
         leader = self.leader
         once = self._tty or (leader is not None and leader.isolated)
-        if leader is None or once or self._exit is None or "lost" in self._exit:
+        # One whose socket is closed was killed since the task's last process ended.
+        gone = leader is None or leader.socket.fileno() < 0 or self._given_up
+        if leader is None or gone or once or self._exit is None or "lost" in self._exit:
             self._hang_up()
             self.leader = None
             return None
@@ -432,7 +463,7 @@ class Task:
             return
         if not all(output.closed for output in self._streams.values()):
             return
-        self.deadline = None
+        self.deadline = self._give_up_at = None
         self.end = {
             **self._exit,
             "why": self.why,
@@ -528,6 +559,7 @@ class _Output:
         self.limit: int = task.spec["limits"][stream - 1]
         self.spool = SegmentWriter(folder, name, task.spec["quota_bytes"])
         self._unspooled: bytes | memoryview = b""
+        self._left: int | None = None  # of what may be in its pipe once the task is over
         self._watched = False
         self._grown = False
 
@@ -555,8 +587,12 @@ class _Output:
             self._set_watched(False)
 
     def read_what_is_there(self) -> None:
-        """Read without waiting, as far as the limit allows."""
-        while not self.closed and not self._unspooled and self.spool.length < self.limit:
+        """Read what may be in its pipe without waiting, as far as the limit allows.
+
+        No more, since who goes on writing would hold up all others.
+        """
+        end = 0 if self.fd is None else min(self.limit, self.spool.length + _capacity(self.fd))
+        while not self.closed and not self._unspooled and self.spool.length < end:
             if not self._read():
                 return
 
@@ -577,8 +613,11 @@ class _Output:
         assert self.fd is not None  # noqa: S101 - only called while it is open
         room = max(self.limit - self.spool.length, 0)
         if self._task.over:
-            # Nobody writes any more: what its pipe holds is little, and all that its end waits for.
-            room = len(_BUFFER)
+            # The task writes no more: what its pipe holds is little, and all that its end waits
+            # for.  Somebody outside its tree may have the other side, and is not waited for.
+            if self._left is None:
+                self._left = _capacity(self.fd)
+            room = min(len(_BUFFER), self._left)
         try:
             count = os.readv(self.fd, [_BUFFER[:room]])
         except BlockingIOError:
@@ -591,6 +630,8 @@ class _Output:
         if count == 0:
             self.close()
             return False
+        if self._left is not None:
+            self._left -= count
         return self._spool(_BUFFER[:count])
 
     def _spool(self, data: bytes | memoryview) -> bool:
@@ -628,6 +669,14 @@ class _Output:
             self._task.selector.register(self.fd, selectors.EVENT_READ, self.readable)
         else:
             self._task.selector.unregister(self.fd)
+
+
+def _capacity(fd: int) -> int:
+    """Return how much can lie between a stream's writer and us."""
+    try:
+        return fcntl.fcntl(fd, _F_GETPIPE_SZ)
+    except OSError:  # a terminal
+        return _PIPE_BYTES
 
 
 def _sender(ancillary: list[tuple[int, int, bytes]]) -> int | None:
