@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from updraft.runner.keeper.task import IdleLeader, Task
+from updraft.runner.keeper.leaders import Leader
+from updraft.runner.keeper.task import Task
 from updraft.wire import frames
 
 HOUR_MS = 3_600_000
@@ -46,8 +47,9 @@ def test_a_clock_that_is_set_changes_no_time_limit(
         "quota_bytes": 1 << 20,
     }
     ours, theirs = socket.socketpair()
-    leader = IdleLeader.__new__(IdleLeader)
+    leader = Leader.__new__(Leader)
     leader.isolated, leader.pid, leader.socket = False, None, ours
+    leader._reader = frames.FrameReader()
     with theirs, selectors.DefaultSelector() as selector:
         task = Task(1, spec, selector, Unheard())
         task.leader = leader
