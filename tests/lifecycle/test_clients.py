@@ -273,33 +273,46 @@ def test_a_client_that_comes_back_to_a_new_server_keeps_its_job(
             assert process.wait(20) == 3
 
 
-IMPATIENT_CLIENT = """
-import sys
+LONG_BREAKS_CLIENT = """
+import sys, time
+from types import SimpleNamespace
+from updraft import bootstrap_client
 from updraft.cli import attached, urun
-attached.RECONNECT_SECONDS = 1.0
+from updraft.sdk.session import Session
+
+breaks = 0
+connect = Session.connect
+
+def connect_later(self, peer):
+    global breaks
+    breaks += self.answered  # by the connection that broke
+    connect(self, peer)
+
+Session.connect = connect_later
+bootstrap_client._START_IT_OURSELVES_AFTER_SECONDS = 3600.0
+attached.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 20 * breaks, sleep=time.sleep)
 urun.main(sys.argv[1:])
 """
+"""A client to whom each break seems to be 20 s after the one before, and who starts no server."""
 
 
 def test_a_server_that_was_back_between_two_breaks_is_waited_for_anew(running: Instance) -> None:
     """Else a client that outlives many restarts gives up at one of them."""
-    command = [sys.executable, "-c", IMPATIENT_CLIENT, "-q", "sh", "-c", "cat; exit 5"]
+    command = [sys.executable, "-c", LONG_BREAKS_CLIENT, "-q", "sh", "-c", "cat; exit 5"]
     with subprocess.Popen(
         command, env=running.environment, stdin=-1, stdout=-1, stderr=-1, bufsize=0
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        began = time.monotonic()
-        number = 0
-        while time.monotonic() - began < 3 or number < 3:
-            number += 1
-            type_into(process, b"%d\n" % number)
-            assert process.stdout.readline() == b"%d\n" % number, last_words(process)
-            kill(only(running, "server"))
-        type_into(process, b"end\n")
-        assert process.stdout.readline() == b"end\n", last_words(process)
+        for number in range(4):
+            line = b"%d\n" % number
+            type_into(process, line)
+            assert process.stdout.readline() == line, last_words(process)
+            server = only(running, "server")
+            kill(server)
+            another(running, "server", server)
         process.stdin.close()
-        assert process.wait(20) == 5
+        assert process.wait(20) == 5, last_words(process)
 
 
 # -- nothing typed or shown is lost or doubled
