@@ -15,7 +15,7 @@ import pytest
 
 from tests.runner.keeper_process import KeeperProcess
 from tests.waiting import SECONDS, until
-from updraft.runner.agent import agent
+from updraft.runner.agent import server_connection
 from updraft.runner.agent.agent import Agent
 from updraft.testing.instance import wait_for
 from updraft.wire import frames
@@ -284,7 +284,7 @@ def test_more_input_than_can_be_held_for_a_grant_to_come_is_asked_for_again(
 def test_a_server_that_takes_nothing_is_given_up_when_too_much_waits_for_it(
     keeper: KeeperProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent, "_MOST_UNSENT_BYTES", 1 << 20)
+    monkeypatch.setattr(server_connection, "_MOST_UNSENT_BYTES", 1 << 20)
 
     async def check() -> None:
         async with agent_of(keeper) as (control, data):
