@@ -297,6 +297,40 @@ def test_a_server_that_takes_nothing_is_given_up_when_too_much_waits_for_it(
     asyncio.run(check())
 
 
+def test_a_slow_data_connection_holds_output_back_whatever_the_other_one_does(
+    keeper: KeeperProcess,
+) -> None:
+    class Idle:
+        def from_server(self, *_: object) -> None:
+            """Nothing comes."""
+
+        def lease_renewed(self, until: float) -> None:
+            """Nothing comes."""
+
+        def pump(self) -> None:
+            raise AssertionError("the data connection takes nothing")
+
+    async def check() -> None:
+        played = Played()
+        connecting = asyncio.create_task(server_connection.ServerConnection.connect(Idle(), played))
+        ends = []
+        for welcome in ({"session": "s", "ships": False, "lease_ms": 0}, {}):
+            end = await played.dialled.get()
+            await end.until(partial(end.of, frames.HELLO))
+            end.connection.send_message(frames.WELCOME, welcome)
+            ends.append(end)
+        side = await connecting
+        side.control.pause_writing()
+        side.data.pause_writing()
+        side.control.resume_writing()
+        assert not side.ready
+        side.end()
+        for end in ends:
+            await end.until(partial(getattr, end, "hung_up"))
+
+    asyncio.run(check())
+
+
 def test_heartbeats_come_and_a_server_that_is_silent_is_dialled_anew(
     keeper: KeeperProcess,
 ) -> None:

@@ -240,6 +240,42 @@ def test_a_keeper_without_descriptors_refuses_and_goes_on_when_it_has_some(
     assert agent.wait_end(1)["status"] == 0
 
 
+def test_an_agent_that_takes_nothing_is_given_up_when_too_much_waits_for_it(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, {"job": "j", "folder": bytes(1 << 20), "beside": 77})
+    agent.wait_end(1)
+    hello = frames.message(frames.HELLO, {"pid": os.getpid()})
+    agent.send_bytes(hello * 100)  # each is answered with a report
+    while agent.receive(1):
+        if agent.closed:
+            break
+    assert agent.closed
+    keeper.connect().send(frames.FORGET, body={"attempts": [1]})
+    is_well(keeper)
+
+
+def test_an_agent_is_heard_although_tasks_have_all_descriptors(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    """Else nobody could end them."""
+    pid = keeper.process.pid
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    until(lambda: len(keeper.leaders()) == 3)
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    free = min(set(range(len(used) + 1)) - used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limits[1]))
+    agent.spawn(2, keeper.spec("true"))
+    assert "Too many open files" in agent.wait_end(2)["message"]
+    newer = keeper.connect()
+    newer.send(frames.EOF, 1, at=0)
+    assert newer.wait_end(1)["status"] == 0
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    is_well(keeper)
+
+
 def test_an_agent_that_cannot_be_started_is_tried_again_and_tasks_go_on(tmp_path: Path) -> None:
     program = tmp_path / "agent"
     keeper = KeeperProcess(tmp_path / "runner", [str(program)])

@@ -67,6 +67,7 @@ class ServerConnection:
         self.data: FrameConnection
         self.gone = asyncio.Event()
         self.ready = False
+        """Whether the data connection takes output."""
         self.ships = False
         """Whether output is stored by the server, and not where it is spooled."""
         self._lease_seconds = 0.0
@@ -87,7 +88,7 @@ class ServerConnection:
             side.control = await server.open(lambda: FrameConnection(side))
             welcome = await side._greet(side.control, {"role": "agent", **hello})
             side.ships = welcome["ships"]
-            side.data = await server.open(lambda: FrameConnection(side))
+            side.data = await server.open(lambda: FrameConnection(_Data(side)))
             session = {"session": welcome["session"]}
             await side._greet(side.data, {"role": "agent-data", **hello, **session})
             for connection in (side.control, side.data):
@@ -137,12 +138,16 @@ class ServerConnection:
             self._agent.from_server(self, kind, channel, offset, payload)
 
     def writable(self, ready: bool) -> None:
-        self.ready = ready
-        if ready:
-            self._agent.pump()
+        """What goes by the control connection is little, and waits for nothing."""
 
     def closed(self) -> None:
         self.end()
+
+    def takes_output(self, ready: bool) -> None:
+        """The server reads the data connection slowly (False), or reads it again (True)."""
+        self.ready = ready
+        if ready:
+            self._agent.pump()
 
     # -- what the agent says
 
@@ -172,3 +177,19 @@ class ServerConnection:
         for connection in (getattr(self, "control", None), getattr(self, "data", None)):
             if connection is not None:
                 connection.abort()  # its peer is silent, or gone
+
+
+class _Data:
+    """The data connection's own handler: only it is to hold output back."""
+
+    def __init__(self, side: ServerConnection) -> None:
+        self._side = side
+
+    def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        self._side.frame(kind, channel, offset, payload)
+
+    def closed(self) -> None:
+        self._side.end()
+
+    def writable(self, ready: bool) -> None:
+        self._side.takes_output(ready)

@@ -62,6 +62,7 @@ class Keeper:
         self._bereft: list[Task] = []  # their leaders were killed; what those left is being ended
         self._kill_again_at: float | None = None
         self._connection: AgentConnection | None = None
+        self._spare: int | None = None  # a descriptor for an agent, when tasks have all others
         self._leaving = False
         self._unrecorded: set[int] = set()
         self.identity = os.urandom(8).hex()
@@ -106,6 +107,9 @@ class Keeper:
     # -- the agent
 
     def _accept(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
         try:
             peer, _ = self._listener.accept()
         except OSError:
@@ -339,8 +343,16 @@ class Keeper:
 
     def _prepare_for_more(self) -> None:
         if not self._leaving and not self._busy():
+            self._keep_a_descriptor()
             self._leaders.fill()
             self._slots.tidy()
+
+    def _keep_a_descriptor(self) -> None:
+        if self._spare is None:
+            try:
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return
 
     def _busy(self) -> bool:
         # Fork when nothing waits for us: a task that is starting comes first.
