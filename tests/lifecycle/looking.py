@@ -171,6 +171,26 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
+def last_words(process: subprocess.Popen[bytes], seconds: float = 10.0) -> str:
+    """Return how a client ended that was not to, and what it said."""
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return "the client still runs"
+    said = process.stderr.read() if process.stderr is not None else b""
+    return f"the client ended with {code}: {said.decode(errors='replace')!r}"
+
+
+def type_into(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """Write to a client's stdin; fail with its last words if it ended before."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(data)
+        process.stdin.flush()
+    except BrokenPipeError:
+        raise AssertionError(last_words(process)) from None
+
+
 @contextlib.contextmanager
 def client(own: Instance, *words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``urun`` with pipes for a ``with`` block; it is killed at the end if it still runs."""

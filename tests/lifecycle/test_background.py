@@ -150,8 +150,10 @@ def test_niceness_is_the_clients_whoever_started_the_runner(own: Instance) -> No
     start(own, {"nice": 3})
     if os.geteuid() == 0:  # others cannot take it back
         assert {stat_field(pid, 18) for pid in own.processes()} == {0}
-    assert start(own, {"nice": 3}, "nice").stdout == b"3\n"
-    assert start(own, {"nice": 5}, "nice").stdout == b"5\n"
+    before = os.getpriority(os.PRIO_PROCESS, 0)  # the tests may be nice themselves
+    for more in (3, 5):
+        nice = min(before + more, 19)
+        assert start(own, {"nice": more}, "nice").stdout == b"%d\n" % nice
 
 
 def test_no_process_of_the_background_is_a_child_of_the_starter(own: Instance) -> None:

@@ -23,7 +23,9 @@ from tests.lifecycle.looking import (
     jobs,
     kill,
     last_job,
+    last_words,
     only,
+    type_into,
     wait_state,
 )
 from tests.waiting import until, wait_gone
@@ -271,22 +273,73 @@ def test_a_client_that_comes_back_to_a_new_server_keeps_its_job(
             assert process.wait(20) == 3
 
 
+LONG_BREAKS_CLIENT = """
+import sys, time
+from types import SimpleNamespace
+from updraft import bootstrap_client
+from updraft.cli import attached, urun
+from updraft.sdk.session import Session
+
+breaks = 0
+connect = Session.connect
+
+def connect_later(self, peer):
+    global breaks
+    breaks += self.answered  # by the connection that broke
+    connect(self, peer)
+
+Session.connect = connect_later
+bootstrap_client._START_IT_OURSELVES_AFTER_SECONDS = 3600.0
+attached.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 20 * breaks, sleep=time.sleep)
+urun.main(sys.argv[1:])
+"""
+"""A client to whom each break seems to be 20 s after the one before, and who starts no server."""
+
+
+def test_a_server_that_was_back_between_two_breaks_is_waited_for_anew(running: Instance) -> None:
+    """Else a client that outlives many restarts gives up at one of them."""
+    command = [sys.executable, "-c", LONG_BREAKS_CLIENT, "-q", "sh", "-c", "cat; exit 5"]
+    with subprocess.Popen(
+        command, env=running.environment, stdin=-1, stdout=-1, stderr=-1, bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(4):
+            line = b"%d\n" % number
+            type_into(process, line)
+            assert process.stdout.readline() == line, last_words(process)
+            server = only(running, "server")
+            kill(server)
+            another(running, "server", server)
+        process.stdin.close()
+        assert process.wait(20) == 5, last_words(process)
+
+
 # -- nothing typed or shown is lost or doubled
 
 
+def test_what_was_typed_into_a_grant_that_no_runner_heard_of_is_typed_into_the_next(
+    running: Instance,
+) -> None:
+    running.arm("grant-spawn")
+    result = running.run("urun", "-q", "cat", data=b"typed\n" * 1000)
+    assert (result.returncode, result.stdout) == (0, b"typed\n" * 1000), result.stderr
+    assert running.reached("grant-spawn")
+
+
 class Killer:
-    """Kills the server, the agent or both, again and again, until it is told to stop.
+    """Kills the server, the agent or both, again and again, so many ``times`` in all.
 
     Mostly a server that serves: on a busy machine one that starts would be killed before it does,
     time and again, until clients rightly give up.
     """
 
-    def __init__(self, own: Instance, seed: int) -> None:
+    def __init__(self, own: Instance, seed: int, times: int = 5) -> None:
         self._own = own
         self._dice = random.Random(seed)
+        self._times = times
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="killer")
-        self.kills = 0
 
     def __enter__(self) -> "Killer":
         self._thread.start()
@@ -296,13 +349,19 @@ class Killer:
         self._over.set()
         self._thread.join()
 
+    @property
+    def kills_on(self) -> bool:
+        """Whether it has not killed enough yet."""
+        return self._thread.is_alive()
+
     def _run(self) -> None:
-        while not self._over.wait(self._dice.uniform(0.05, 0.3)):
+        kills = 0
+        while kills < self._times and not self._over.wait(self._dice.uniform(0.05, 0.3)):
             starting_too = self._dice.random() < 0.25
             while not (starting_too or serves(self._own) or self._over.is_set()):
                 self._over.wait(0.01)
             for role in self._dice.choice([("server",), ("agent",), ("server", "agent")]):
-                self.kills += self._own.kill(role)
+                kills += self._own.kill(role)
 
 
 @pytest.mark.chaos
@@ -311,44 +370,52 @@ def test_what_is_typed_arrives_once_and_in_order_whatever_is_killed(
     pace: str, running: Instance, tmp_path: Path, seed: int
 ) -> None:
     copy = tmp_path / "copy"
-    kills = 5
     with client(running, "-q", "sh", "-c", f"cat >{copy}; exit 5") as process:
         assert process.stdin is not None
         sent = bytearray()
         with Killer(running, seed) as killer:
             number = 0
-            while killer.kills < kills:
+            while killer.kills_on:
                 count = 1 if pace == "steady" else 20_000
                 lines = b"".join(b"%d\n" % each for each in range(number, number + count))
                 number += count
-                process.stdin.write(lines)
-                process.stdin.flush()
+                type_into(process, lines)
                 sent += lines
                 if pace == "steady":
                     time.sleep(0.002)  # as fast as anybody types
         process.stdin.close()
-        assert process.wait(60) == 5, process.stderr.read() if process.stderr else b""
+        assert process.wait(60) == 5, last_words(process)
     assert copy.read_bytes() == bytes(sent)
 
 
 @pytest.mark.chaos
 def test_what_is_shown_is_complete_for_a_slow_reader_whatever_is_killed(
-    running: Instance, seed: int
+    running: Instance, tmp_path: Path, seed: int
 ) -> None:
-    last = 1_500_000
-    with client(running, "-q", "-I", "sh", "-c", f"seq {last}; echo end >&2; exit 6") as process:
+    # It writes until enough was killed: how long that takes is the machine's business.
+    enough = tmp_path / "enough"
+    block = 10_000
+    script = (
+        f"i=0; while [ ! -e {enough} ]; do "
+        f"seq $((i * {block} + 1)) $((i * {block} + {block})); i=$((i + 1)); done; "
+        "echo end >&2; exit 6"
+    )
+    with client(running, "-q", "-I", "sh", "-c", script) as process:
         assert process.stdout is not None
         shown = bytearray()
         with Killer(running, seed) as killer:
-            while killer.kills < 5:
+            while killer.kills_on:
                 part = os.read(process.stdout.fileno(), 1000)  # never more than is there
-                assert part, "all was shown before enough was killed"
+                assert part, last_words(process)
                 shown += part
                 time.sleep(0.001)
+        enough.touch()
         shown += process.stdout.read()
-        assert process.wait(60) == 6
+        assert process.wait(60) == 6, last_words(process)
         assert process.stderr is not None
         assert process.stderr.read() == b"end\n"
+    last = shown.count(b"\n")
+    assert last % block == 0
     assert bytes(shown) == b"".join(b"%d\n" % number for number in range(1, last + 1))
 
 

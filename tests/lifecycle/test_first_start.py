@@ -64,8 +64,7 @@ def test_ten_first_calls_at_once_make_one_server(own: Instance) -> None:
 
 
 def test_what_a_power_cut_leaves_behind_is_in_nobodys_way(running: Instance) -> None:
-    for role in ("keeper", "agent", "server", "leader"):
-        running.kill(role)
+    running.kill_all()
     until(lambda: not running.processes(), "all to be gone")
     # A number in a file is nobody's: not even when its process lives.
     for name in ("server.pid", "runner/keeper.pid"):

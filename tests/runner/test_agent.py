@@ -3,16 +3,21 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.runner.keeper_process import KeeperProcess
-from tests.waiting import SECONDS, wait_gone
+from tests.waiting import SECONDS, until, wait_gone
 from updraft import errors, settings
+from updraft.runner.agent import server_connection
 from updraft.runner.agent.agent import Agent
 from updraft.testing.instance import wait_for
 from updraft.wire import frames
@@ -234,6 +239,124 @@ def test_what_is_forgotten_leaves_no_spool(keeper: KeeperProcess) -> None:
             assert (spool / "stdout").read_bytes() == b"hi\n"
             control.connection.send_message(frames.FORGET, {"attempts": [ATTEMPT]})
             await asyncio.to_thread(wait_for, "the spool goes", lambda: not spool.exists())
+
+    asyncio.run(check())
+
+
+def test_what_a_killed_agent_had_still_to_remove_is_removed_by_the_next(
+    keeper: KeeperProcess,
+) -> None:
+    spool = keeper.socket.parent / "spool"
+    keeper.connect().spawn(ATTEMPT, keeper.shell("cat", folder=os.fsencode(spool / str(ATTEMPT))))
+    until((spool / str(ATTEMPT)).exists)
+    (spool / "7").mkdir()
+    (spool / "7" / "stdout").write_bytes(b"sent")
+
+    async def check() -> None:
+        async with agent_of(keeper, ships=True):
+            assert [path.name for path in spool.iterdir()] == [str(ATTEMPT)]
+
+    asyncio.run(check())
+
+
+def test_an_agent_whose_keeper_dies_without_a_word_ends(tmp_path: Path) -> None:
+    place = tmp_path / "keeper.sock"
+    silent = subprocess.Popen(
+        [sys.executable, "-c", SILENT_KEEPER, str(place)], stdout=subprocess.PIPE
+    )
+    said = silent.stdout
+    assert said is not None
+
+    async def check() -> bool:
+        running = asyncio.create_task(Agent({}, str(place), Played(), str(tmp_path)).run())
+        await asyncio.to_thread(said.readline)  # it has taken the connection
+        silent.kill()
+        async with asyncio.timeout(SECONDS):
+            return await running
+
+    with silent:
+        assert said.readline() == b"listening\n"
+        assert asyncio.run(check()), "it is told to have died"
+
+
+SILENT_KEEPER = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(sys.argv[1])
+    listener.listen()
+    print("listening", flush=True)
+    peer, _ = listener.accept()
+    print("taken", flush=True)
+    while peer.recv(1000):
+        pass
+    sys.stdin.read()
+"""
+
+
+def test_more_input_than_can_be_held_for_a_grant_to_come_is_asked_for_again(
+    keeper: KeeperProcess,
+) -> None:
+    """Dropped in silence, it would be missing: nobody sends it twice on one connection."""
+
+    async def check() -> None:
+        async with agent_of(keeper) as (control, data):
+            piece = bytes(frames.CHUNK_BYTES)
+            for attempt in range(1, 20):
+                stdin = frames.stream_channel(attempt, frames.STDIN)
+                for at in range(0, frames.INPUT_WINDOW_BYTES, len(piece)):
+                    data.connection.send_stream(frames.DATA, stdin, at, piece)
+            await control.until(lambda: control.hung_up)
+            await data.until(lambda: data.hung_up)
+
+    asyncio.run(check())
+
+
+def test_a_server_that_takes_nothing_is_given_up_when_too_much_waits_for_it(
+    keeper: KeeperProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_connection, "_MOST_UNSENT_BYTES", 1 << 20)
+
+    async def check() -> None:
+        async with agent_of(keeper) as (control, data):
+            assert control.connection.transport is not None
+            control.connection.transport.pause_reading()
+            for _ in range(20):  # each is answered on the control connection
+                data.connection.send(frames.frame(frames.PING) * 10_000)
+            await data.until(lambda: data.hung_up)
+
+    asyncio.run(check())
+
+
+def test_a_slow_data_connection_holds_output_back_whatever_the_other_one_does(
+    keeper: KeeperProcess,
+) -> None:
+    class Idle:
+        def from_server(self, *_: object) -> None:
+            """Nothing comes."""
+
+        def lease_renewed(self, until: float) -> None:
+            """Nothing comes."""
+
+        def pump(self) -> None:
+            raise AssertionError("the data connection takes nothing")
+
+    async def check() -> None:
+        played = Played()
+        connecting = asyncio.create_task(server_connection.ServerConnection.connect(Idle(), played))
+        ends = []
+        for welcome in ({"session": "s", "ships": False, "lease_ms": 0}, {}):
+            end = await played.dialled.get()
+            await end.until(partial(end.of, frames.HELLO))
+            end.connection.send_message(frames.WELCOME, welcome)
+            ends.append(end)
+        side = await connecting
+        side.control.pause_writing()
+        side.data.pause_writing()
+        side.control.resume_writing()
+        assert not side.ready
+        side.end()
+        for end in ends:
+            await end.until(partial(getattr, end, "hung_up"))
 
     asyncio.run(check())
 

@@ -1,7 +1,10 @@
 """Slots: limits hold, each task's use is its own, and nothing is left behind."""
 
+import contextlib
+import errno
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -341,6 +344,67 @@ def test_each_of_many_tasks_has_a_slot_of_its_own_and_few_are_kept(runner: Runne
     for attempt in attempts:
         runner.agent.wait_end(attempt)
     until(lambda: len(runner.slots()) <= cgroups.MOST_IDLE_SLOTS, "the surplus to go")
+
+
+@needs_processes
+def test_a_slot_whose_limits_cannot_be_set_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = Slots(str(tmp_path))
+    try:
+        group = Path(unpack_dict((tmp_path / "cgroups").read_bytes())["groups"][0])
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.EBUSY, "busy")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Slot, "limit", fail)
+            assert slots.take(1 << 28, 1000) is None
+        slots.tidy()
+        assert len(list(group.glob("slot-*"))) == cgroups.READY_SLOTS
+    finally:
+        slots.close()
+
+
+@needs_processes
+def test_a_slot_that_cannot_be_opened_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    slots = Slots(str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    filler = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        while filler[-1] < max(open_descriptors()):  # no gap is left below the limit
+            filler.append(os.open(os.devnull, os.O_RDONLY))
+        before = open_descriptors()
+        for room in range(12):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + 1 + room, hard))
+            slot = slots.take(0, 0)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            if slot is not None:
+                slot.close()
+            assert open_descriptors() == before
+    finally:
+        for fd in filler:
+            os.close(fd)
+        slots.close()
+
+
+def open_descriptors() -> dict[int, str]:
+    """What this process holds open."""
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            found[int(entry.name)] = str(entry.readlink())
+    return {fd: target for fd, target in found.items() if not target.startswith("/proc/")}
+
+
+@needs_memory
+def test_memory_that_ran_out_beside_a_task_is_told_with_the_task(runner: Runner) -> None:
+    task = runner.start("cat", memory_bytes=64 * MIB)
+    runner.agent.wait_started(task)
+    beside = runner.start(*PYTHON, hog(256 * MIB), beside=task)
+    assert runner.agent.wait_end(beside)["status"] == signal.SIGKILL
+    runner.agent.send(frames.EOF, task, at=0)
+    assert runner.agent.wait_end(task)["out_of_memory"] == "limit"
 
 
 @needs_processes

@@ -1,8 +1,10 @@
 """A full disk under a keeper: writers wait, nothing is lost, and it goes on when there is room."""
 
 import hashlib
+import os
 import random
 import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tests.runner.bare_agent import BareAgent, output
 from tests.runner.keeper_process import KeeperProcess
 from tests.small_disk import fill, make_room, small_disk
 from tests.waiting import until, wait_gone
+from updraft.runner.keeper.processes import descendants
 from updraft.wire import frames
 
 MIB = 1 << 20
@@ -84,6 +87,24 @@ def test_an_end_waits_until_the_last_bytes_are_stored(
     end = newer.wait_end(1)
     assert (end["status"], end["stdout"], end["stderr"]) == (0, 11, 11)
     assert output(spec, frames.STDERR) == b"9876543210\n"
+
+
+def test_a_leader_that_is_killed_while_its_task_waits_for_room_is_no_loss(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    until(lambda: len(keeper.leaders()) == 2)
+    limit_files(keeper, 10)
+    agent.spawn(1, keeper.shell("echo 0123456789; read x"))
+    leader = keeper.leader_of(agent.wait_started(1))
+    agent.wait_output(1, frames.STDOUT, 10)
+    agent.send(frames.EOF, 1, at=0)
+    until(lambda: not descendants(leader), "its task to end")
+    os.kill(leader, signal.SIGKILL)
+    wait_gone(leader)
+    limit_files(keeper, resource.RLIM_INFINITY)
+    assert agent.wait_end(1)["stdout"] == 11
+    agent.spawn(2, keeper.spec("true"))
+    assert agent.wait_end(2)["status"] == 0
 
 
 def test_who_waits_for_room_can_be_cancelled(keeper: KeeperProcess, agent: BareAgent) -> None:

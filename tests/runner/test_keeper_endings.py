@@ -310,6 +310,23 @@ def test_a_server_that_the_agent_started_outlives_a_killed_leader(tmp_path: Path
         keeper.end()
 
 
+@pytest.mark.slow
+def test_a_task_that_stops_its_leader_is_ended_all_the_same(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    if keeper.isolation is not None:
+        pytest.skip("an isolated command cannot stop its leader: it is its namespace's init")
+    agent.spawn(1, keeper.shell("trap '' TERM; kill -STOP $PPID; sleep 1000"))
+    pid = agent.wait_started(1)
+    until(lambda: state_of(keeper.leader_of(pid)) == "T")
+    agent.send(frames.KILL, 1, body={"why": "cancel", "grace_ms": 0})
+    agent.until(lambda: 1 in agent.ends, 30)
+    assert (agent.ends[1]["why"], agent.ends[1]["status"]) == ("cancel", signal.SIGKILL)
+    wait_gone(pid)
+    agent.spawn(2, keeper.spec("true"))
+    assert agent.wait_end(2)["status"] == 0
+
+
 def test_a_killed_idle_leader_costs_nobody_anything(
     keeper: KeeperProcess, agent: BareAgent
 ) -> None:
@@ -445,6 +462,24 @@ def test_a_keeper_that_is_to_leave_waits_for_its_tasks_and_their_ends_to_be_stor
     assert keeper.process.poll() is None
     agent.send(frames.FORGET, body={"attempts": [1]})
     assert keeper.process.wait(10) == 0
+
+
+def test_a_keeper_that_is_to_leave_does_not_stay_for_an_agent_that_is_gone(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, keeper.shell("exit 3"))
+    agent.wait_end(1)
+    agent.spawn(2, keeper.shell("read x; exit 4"))
+    agent.wait_started(2)
+    agent.send(frames.STOP, body={"cancel": False})
+    agent.send(frames.DATA, 2, data=b"go\n")
+    agent.close()
+    assert keeper.process.wait(10) == 0
+    assert keeper.process.stdin is not None
+    keeper.process.stdin.close()
+    keeper.start()
+    told = {serial: each["end"]["status"] for serial, each in keeper.connect().attempts.items()}
+    assert told == {1: 3 << 8, 2: 4 << 8}
 
 
 def test_a_keeper_that_is_to_leave_at_once_ends_its_tasks(

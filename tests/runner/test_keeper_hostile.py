@@ -156,6 +156,61 @@ def test_a_signal_that_there_is_none_of_is_passed_over(
     assert agent.wait_end(1)["status"] == 0
 
 
+def test_a_frame_about_a_stream_that_there_is_none_of_ends_no_connection(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    for stream in (frames.STDIN, 3):
+        agent.send(frames.CLOSE, 1, stream)
+        agent.send(frames.LIMIT, 1, stream, at=100)
+    agent.send(frames.EOF, 1, at=0)
+    assert agent.wait_end(1)["status"] == 0
+
+
+@pytest.mark.parametrize("order", [{"set_environment": 5}, {"set_environment": ["text"]}])
+def test_an_odd_order_for_a_command_beside_a_task_is_refused(
+    keeper: KeeperProcess, agent: BareAgent, order: dict[str, Any]
+) -> None:
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    agent.spawn(2, {**keeper.spec("true"), "beside": 1, **order})
+    assert agent.wait_end(2)["refused"] == "start"
+    agent.send(frames.EOF, 1, at=0)
+    assert agent.wait_end(1)["status"] == 0
+
+
+def test_a_terminal_that_cannot_be_made_leaves_no_descriptor_open(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, keeper.spec("true"))
+    agent.wait_end(1)
+    until(lambda: len(keeper.leaders()) >= 2)
+    before = descriptors(keeper.process.pid, "/dev/p")
+    for attempt in range(2, 6):
+        agent.spawn(attempt, keeper.spec("true", tty={**TTY, "rows": -1}))
+        assert agent.wait_end(attempt)["refused"] == "start"
+    assert descriptors(keeper.process.pid, "/dev/p") == before
+
+
+def test_a_leader_that_cannot_start_its_command_refuses_and_goes_on(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    until(lambda: len(keeper.leaders()) == 2)
+    leaders = keeper.leaders()
+    limits = resource.prlimit(keeper.process.pid, resource.RLIMIT_NOFILE)
+    for pid in leaders:
+        room = descriptors(pid) + 3  # for the task's streams, and nothing more
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (room, limits[1]))
+    agent.spawn(1, keeper.spec("true"))
+    end = agent.wait_end(1)
+    assert (end["refused"], end["message"]) == ("start", "Too many open files")
+    assert set(leaders) <= set(keeper.leaders())
+    for pid in leaders:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    is_well(keeper)
+
+
 def descriptors(pid: int, of: str = "") -> int:
     found = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     return sum(1 for target in found if target.startswith(of))
@@ -183,6 +238,42 @@ def test_a_keeper_without_descriptors_refuses_and_goes_on_when_it_has_some(
     assert descriptors(pid, "pipe:") == pipes, "a refused task left some open"
     agent.send(frames.EOF, 1, at=0)
     assert agent.wait_end(1)["status"] == 0
+
+
+def test_an_agent_that_takes_nothing_is_given_up_when_too_much_waits_for_it(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, {"job": "j", "folder": bytes(1 << 20), "beside": 77})
+    agent.wait_end(1)
+    hello = frames.message(frames.HELLO, {"pid": os.getpid()})
+    agent.send_bytes(hello * 100)  # each is answered with a report
+    while agent.receive(1):
+        if agent.closed:
+            break
+    assert agent.closed
+    keeper.connect().send(frames.FORGET, body={"attempts": [1]})
+    is_well(keeper)
+
+
+def test_an_agent_is_heard_although_tasks_have_all_descriptors(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    """Else nobody could end them."""
+    pid = keeper.process.pid
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    until(lambda: len(keeper.leaders()) == 3)
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    free = min(set(range(len(used) + 1)) - used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limits[1]))
+    agent.spawn(2, keeper.spec("true"))
+    assert "Too many open files" in agent.wait_end(2)["message"]
+    newer = keeper.connect()
+    newer.send(frames.EOF, 1, at=0)
+    assert newer.wait_end(1)["status"] == 0
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    is_well(keeper)
 
 
 def test_an_agent_that_cannot_be_started_is_tried_again_and_tasks_go_on(tmp_path: Path) -> None:

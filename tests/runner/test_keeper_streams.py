@@ -295,6 +295,41 @@ def test_an_agent_that_does_not_listen_costs_no_memory(
     assert agent.wait_end(1)["stdout"] == len(output(spec))
 
 
+def test_who_writes_on_without_end_while_its_command_is_stopped_holds_up_nobody(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    flood = "for i in 1 2 3 4 5 6 7 8; do setsid yes & done"
+    spec = keeper.shell(f"{flood}; exec sleep 1000", quota_bytes=MIB)
+    agent.spawn(1, spec)
+    agent.wait_output(1, frames.STDOUT, 2 * MIB)
+    for _ in range(3):
+        agent.send(frames.SIGNAL, 1, body={"signal": signal.SIGSTOP})
+        agent.until(lambda: (frames.STOPPED, 1) in agent.said)
+        agent.said.clear()
+        agent.send(frames.SIGNAL, 1, body={"signal": signal.SIGCONT})
+        agent.until(lambda: (frames.CONTINUED, 1) in agent.said)
+    agent.spawn(2, keeper.spec("true"))
+    assert agent.wait_end(2)["status"] == 0
+    agent.send(frames.KILL, 1, body={"why": "cancel", "grace_ms": 0})
+    assert agent.wait_end(1)["why"] == "cancel"
+
+
+def test_an_outsider_who_writes_on_without_end_keeps_no_task_from_its_end(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    if keeper.isolation is not None:
+        pytest.skip("isolated tasks see no stream of each other's")
+    spec = keeper.spec("cat", quota_bytes=MIB)
+    agent.spawn(1, spec)
+    pid = agent.wait_started(1)
+    flood = f"for i in 1 2 3 4 5 6 7 8; do yes >/proc/{pid}/fd/1 2>/dev/null & done; wait"
+    agent.spawn(2, keeper.shell(flood))
+    agent.wait_output(1, frames.STDOUT, 2 * MIB)
+    agent.send(frames.EOF, 1, at=0)
+    assert agent.wait_end(1)["status"] == 0
+    assert agent.wait_end(2)["status"] == 0
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_the_umask_is_the_commands_and_not_the_spools(
     keeper: KeeperProcess, agent: BareAgent, tmp_path: Path, umask: int

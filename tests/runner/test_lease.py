@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.runner.keeper_process import KeeperProcess
@@ -54,6 +56,44 @@ def test_a_stopped_keeper_keeps_no_fenced_task_alive(keeper: KeeperProcess) -> N
     finally:
         os.kill(keeper.process.pid, signal.SIGCONT)
     assert agent.wait_end(1)["lost"] == OUT_OF_TOUCH
+
+
+LEADER_OF_TWO = """
+import os, socket
+from updraft.runner.keeper.leader import fork_leader
+from updraft.wire import frames
+from updraft.wire.packing import unpack_dict
+
+_, leader = fork_leader()
+leader.setblocking(True)
+reader = frames.FrameReader()
+
+def lead(script):
+    null = os.open(os.devnull, os.O_RDWR)
+    order = {
+        "fds": 3, "tty": False, "grace_ms": 0, "cloned": False, "rlimits": [], "nice": 0,
+        "closed_fds": [], "directory": b"/", "umask": 0o22, "ignored_signals": [],
+        "argv": [b"/bin/sh", b"-c", script], "environment": b"PATH=" + os.environb[b"PATH"],
+        "isolation": None, "fallback_directory": False,
+    }
+    socket.send_fds(leader, [frames.message(frames.SPAWN, order)], [null] * 3)
+    while True:
+        for kind, _, _, payload in reader.feed(leader.recv(65536)):
+            if kind == frames.EXITED:
+                return unpack_dict(bytes(payload))
+
+lead(b"exit 0")
+leader.sendall(frames.message(frames.LEASE, {"ms": 50, "grace_ms": 0}))
+print(lead(b"sleep 0.5; exit 5"))
+"""
+
+
+def test_a_lease_that_comes_after_its_task_s_end_does_not_end_the_next() -> None:
+    """The keeper renewed it before it heard of the end; the leader leads another task by then."""
+    command = [sys.executable, "-c", LEADER_OF_TWO]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    assert f"'status': {5 << 8}," in told
+    assert "lost" not in told
 
 
 def alive(pid: int) -> bool:

@@ -75,7 +75,7 @@ def test_a_freed_id_rests_and_is_not_given_while_files_remain(tmp_path: Path) ->
     assert pool.forget("bob")
     assert pool.owner("carol").uid not in (alice.uid, bob.uid), "the one freed last rests"
     assert pool.owner("dora").uid == bob.uid
-    pool.remove_workspace("alice", "j1")
+    pool.remove(pool.put_away("j1"))
     assert pool.forget("alice")
     assert pool.owner("erwin").uid == alice.uid
 
@@ -119,8 +119,18 @@ def test_a_workspace_is_its_owners_and_below_the_runners_folder(
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (owner.uid, owner.gid, 0o700)
     # What an owner could put a link into is root's.
     assert (path.parent.stat().st_uid, path.parent.stat().st_mode & 0o777) == (0, 0o711)
-    pool.remove_workspace(name, "j123")
+    pool.remove(pool.put_away("j123"))
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.root
+def test_what_a_killed_agent_had_still_to_remove_is_found(pool: Owners, tmp_path: Path) -> None:
+    kept = pool.workspace(pool.owner("alice"), "j1")
+    pool.workspace(pool.owner("alice"), "j2")
+    pool.workspace(pool.owner("bob"), "j3")
+    pool.put_away("j3")
+    pool.remove(pool.left_over({"j1"}))
+    assert list((tmp_path / "work").glob("*/*")) == [kept]
 
 
 @pytest.mark.root
@@ -179,8 +189,11 @@ def test_removing_a_workspace_follows_no_link_and_survives_any_depth(
         os.close(here)
         here = deeper
     os.close(here)
-    pool.remove_workspace("alice", "j1")
-    assert not path.exists()
+    away = pool.put_away("j1")
+    again = pool.workspace(pool.owner("alice"), "j1")
+    pool.remove(away)
+    assert [each.name for each in path.parent.iterdir()] == ["j1"]
+    assert list(again.iterdir()) == []
     assert (kept / "file").read_text() == "kept"
 
 

@@ -222,6 +222,39 @@ def test_input_reaches_the_runner_of_its_attempt_only() -> None:
     assert len(runner.inbox) == 1, "who was replaced lets nothing go"
 
 
+def test_input_that_was_under_way_as_its_runner_came_back_is_not_taken_for_sent() -> None:
+    relay, before, after, client = Relay(), Runner(), Runner(), Client()
+    relay.granted(SERIAL, before)
+    attachment = Attachment(SERIAL, 1, client, client, [0, 0])
+    relay.attach(attachment, ask=False)
+    typed = frames.stream_channel(1, frames.STDIN)
+    stdin = frames.stream_channel(SERIAL, frames.STDIN)
+    relay.from_client(attachment, frames.DATA, typed, 0, b"0123")
+    relay.runner_left(before)
+    relay.from_client(attachment, frames.DATA, typed, 4, b"45")
+    relay.runner_joined([SERIAL], after)
+    # The client has not heard of it yet, and sends on …
+    relay.from_client(attachment, frames.DATA, typed, 6, b"67")
+    relay.from_runner(frames.ACK, stdin, 2, b"")
+    relay.from_client(attachment, frames.DATA, typed, 8, b"89")
+    # … and then from where the runner said, in pieces.
+    relay.from_client(attachment, frames.DATA, typed, 2, b"234567")
+    relay.from_client(attachment, frames.DATA, typed, 2, b"234567")
+    relay.from_client(attachment, frames.DATA, typed, 8, b"89")
+    sent = [order[1:] for kind, order in after.inbox if kind == frames.DATA]
+    assert sent == [(2, b"234567"), (8, b"89")]
+
+
+def test_a_client_closes_no_stream_but_its_outputs() -> None:
+    relay, runner, client = Relay(), Runner(), Client()
+    relay.granted(SERIAL, runner)
+    attachment = Attachment(SERIAL, 1, client, client, [0, 0])
+    relay.attach(attachment, ask=False)
+    for stream in range(4):
+        relay.from_client(attachment, frames.CLOSE, frames.stream_channel(1, stream), 0, b"")
+    assert [order[0] for _, order in runner.inbox] == [frames.STDOUT, frames.STDERR]
+
+
 def test_an_attempt_that_ended_is_let_go_with_its_client() -> None:
     relay, runner, client = Relay(), Runner(), Client()
     relay.granted(SERIAL, runner)

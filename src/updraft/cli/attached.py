@@ -354,7 +354,9 @@ class Attached:
         """Find the server again; it, or its runner, starts it if it was killed."""
         self._session.socket.close()
         now = time.monotonic()
-        if now - self._last_break > RECONNECT_SECONDS:
+        # One that was back, and goes again, is waited for anew; one that took the connection and
+        # said nothing was not back.
+        if self._session.answered or now - self._last_break > RECONNECT_SECONDS:
             self._break_began = now
         if isinstance(error, errors.NotReady):
             if now - self._break_began > RECONNECT_SECONDS:

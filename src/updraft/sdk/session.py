@@ -60,6 +60,8 @@ class Session:
         self.from_now = False
         # What is typed into a job that others have typed into before goes behind theirs.
         self._joining = submission is None
+        self.answered = False
+        """Whether the server at the other end has said anything about the job yet."""
 
     # -- the connection
 
@@ -67,6 +69,7 @@ class Session:
         """Take a fresh connection into use: submit, or take the job up again."""
         self._socket = _in_frames(peer)
         self.has_more = False
+        self.answered = False
         self._reader = frames.FrameReader()
         self._input_open = False
         hello = {
@@ -154,6 +157,7 @@ class Session:
     def _control(self, kind: int, body: dict[str, Any]) -> None:
         if kind == frames.ERROR:
             raise errors.from_code(body["code"], body["message"])
+        self.answered = True
         if kind == frames.ACCEPTED:
             self.job = body["job"]
         elif kind == frames.ATTEMPT:
@@ -167,6 +171,10 @@ class Session:
             # What a lost attempt took is gone with it; what it did not take goes to the next.
             self._input_base = 0
             self._input_sent = 0
+        if not body["resumed"]:
+            # Also when it is the same one, granted again since no runner heard of it: what was sent
+            # into it went with whoever was to pass it on.
+            self._input_sent = self._input_base
         self.got = {frames.STDOUT: body["stdout"], frames.STDERR: body["stderr"]}
         for stream, at in self.got.items():
             self._granted[stream] = at + frames.OUTPUT_WINDOW_BYTES

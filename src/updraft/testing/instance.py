@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 WAIT_SECONDS = 30.0
@@ -93,6 +93,21 @@ class Instance:
             except ProcessLookupError:
                 continue
         return len(victims)
+
+    def kill_all(self) -> None:
+        """Kill all processes at once, as a power cut does.
+
+        They are stopped first: killed one after another, those that are left start the dead anew.
+        """
+        stopped: set[int] = set()
+        while found := set(self.processes()) - stopped:
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= found
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def arm(self, point: str) -> None:
         """Arm a crash point (``updraft.faults.POINTS``)."""

@@ -29,7 +29,7 @@ _MAX_SIGNAL = 64
 
 def report_of(body: dict[str, Any]) -> dict[str, Any]:
     """Return a REPORT: what a runner has, and its attempts.  Raises ``PackingError``."""
-    report = _checked("a report", body, _REPORT, needed=tuple(_REPORT))
+    report = _checked("a report", body, _REPORT, _REPORT_NEEDED)
     report["capacity"] = _checked("capacity", report["capacity"], _CAPACITY, _CAPACITY_NEEDED)
     report["capacity"]["gpus"] = [
         _checked("a GPU", gpu, _GPU, _GPU_NEEDED) for gpu in report["capacity"]["gpus"]
@@ -150,7 +150,12 @@ _REPORT: dict[str, Check] = {
     "pid": _is_pid,
     "release": _is_text,
     "keeper_release": _is_text,
+    "upgrade": _is_dict,
 }
+_REPORT_NEEDED = (
+    *("capacity", "attempts", "pid", "release"),
+    *("keeper", "keeper_pid", "keeper_release"),
+)
 _STARTED: dict[str, Check] = {
     "pid": _is_pid,
     "at": _is_count,

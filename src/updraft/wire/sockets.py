@@ -71,6 +71,14 @@ def peer_uid(peer: socket.socket) -> int:
     return int.from_bytes(creds[4:8], "little")
 
 
+def peer_pid(peer: socket.socket) -> int | None:
+    """Return the process that listened at the other end, None where the kernel cannot tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    creds = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(creds)[0])
+
+
 def _with_short_path(path: str, use: Callable[[str], None]) -> None:
     if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         use(path)

@@ -16,8 +16,9 @@ import uvloop
 from updraft import bootstrap, errors, settings
 from updraft.runner import joined, joining, upgrading
 from updraft.runner.agent import owners
-from updraft.runner.agent.agent import Agent, ServerStopped
+from updraft.runner.agent.agent import Agent
 from updraft.runner.agent.capacity import find_capacity
+from updraft.runner.agent.server_connection import ServerStopped
 from updraft.upgrades import wait_for_upgrade
 from updraft.wire import tls
 from updraft.wire.sockets import as_standard

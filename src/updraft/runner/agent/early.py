@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from updraft.wire import frames
+
 Frame = tuple[int, int, int, bytes]
 
 _MAX_BYTES = 16 << 20
@@ -25,15 +27,21 @@ class EarlyFrames:
         self._over: set[int] = set()
         self._order: deque[int] = deque()
 
-    def hold(self, serial: int, frame: Frame) -> None:
-        """Keep a frame of an attempt that is not known yet; one that is over gets none."""
+    def hold(self, serial: int, frame: Frame) -> bool:
+        """Keep a frame of an attempt that is not known yet; one that is over gets none.
+
+        Returns False when input had to be dropped for it, which nobody sends again on this
+        connection.
+        """
         if serial in self._over:
-            return
+            return True
         self._held.setdefault(serial, []).append(frame)
         self._bytes += len(frame[3])
         self._count += 1
+        dropped: list[Frame] = []
         while self._bytes > _MAX_BYTES or self._count > _MAX_FRAMES:
-            self.take(next(iter(self._held)))
+            dropped += self.take(next(iter(self._held)))
+        return not any(kind == frames.DATA for kind, *_ in dropped)
 
     def take(self, serial: int) -> list[Frame]:
         """Return what was held of an attempt, and hold it no more."""

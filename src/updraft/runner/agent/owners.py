@@ -19,11 +19,12 @@ import json
 import os
 import pwd
 import re
+import secrets
 import stat
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +183,30 @@ class Owners:
         path.chmod(0o700)
         return path
 
-    def remove_workspace(self, owner_name: str, job: str) -> None:
-        """Remove a job's folder; its tasks have ended.  May take a while: not for a loop."""
-        path = self._path(owner_name, job)
-        temporary.remove_below(str(path))
-        with contextlib.suppress(FileNotFoundError):
-            path.rmdir()
-        with contextlib.suppress(OSError):  # the owner has other jobs here
-            path.parent.rmdir()
+    def put_away(self, job: str) -> list[Path]:
+        """Take a job's workspace out of the way, whoever's it is, and return what to ``remove``.
+
+        Its tasks have ended; the next one of the same job gets a fresh workspace at once.
+        """
+        if not _JOB.match(job):
+            return []
+        return [
+            path.rename(path.with_name(f".{job}-{secrets.token_hex(8)}"))
+            for path in self._folder.glob(f"work/*/{job}")
+        ]
+
+    def left_over(self, jobs: Container[str]) -> list[Path]:
+        """Return what is there beside the workspaces of these jobs: a killed agent left it."""
+        return [path for path in self._folder.glob("work/*/*") if path.name not in jobs]
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Remove what was put away or left over.  May take a while: not for a loop."""
+        for path in paths:
+            temporary.remove_below(str(path))
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()
+            with contextlib.suppress(OSError):  # the owner has other jobs here
+                path.parent.rmdir()
 
     def _path(self, owner_name: str, job: str) -> Path:
         # A name may be an address, or anything that a sign-in provider says.

@@ -89,7 +89,11 @@ class Slots:
                 except OSError:  # what is left in it does not fit
                     self._retired.append(slot)
             slot = self._make()
-            slot.limit(memory_bytes, cpus_milli)
+            try:
+                slot.limit(memory_bytes, cpus_milli)
+            except OSError:
+                self._retired.append(slot)
+                raise
             return slot
         except OSError:
             return None
@@ -270,9 +274,10 @@ class Slot:
     def _open(self, tree: hierarchies.Tree, folder: str) -> None:
         flags = os.O_WRONLY | os.O_CLOEXEC
         if tree.version == 2:
-            group = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            self.entries.insert(0, os.open(folder, directory))
+            self.entries.insert(1, os.open(os.path.join(folder, "cgroup.procs"), flags))
             self._group_at = self.folders.index(folder)
-            self.entries[:0] = [group, os.open(os.path.join(folder, "cgroup.procs"), flags)]
             self.cloned = True
             self._controllers.append(controllers.CpuTime(folder, 2))
         else:

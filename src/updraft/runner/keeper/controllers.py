@@ -42,7 +42,11 @@ class _File:
     """A control file that is kept open: opening costs more than reading."""
 
     def __init__(self, folder: str, name: str, flags: int = os.O_RDONLY) -> None:
+        self._fd = -1
         self._fd = os.open(os.path.join(folder, name), flags | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        self.close()  # where its controller could not open the next one
 
     def read(self) -> bytes:
         return os.pread(self._fd, 4096, 0)
@@ -54,7 +58,9 @@ class _File:
         os.pwrite(self._fd, text, 0)
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def write(folder: str, name: str, text: object) -> None:

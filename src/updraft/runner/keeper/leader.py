@@ -15,7 +15,6 @@ only, and on BESIDE forks another leader in there, for a command that runs besid
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import resource
@@ -25,13 +24,12 @@ import socket
 import termios
 import time
 
-from updraft.runner.keeper import processes
+from updraft.runner.keeper import command, processes
 from updraft.wire import frames
-from updraft.wire.packing import pack, unpack_dict
+from updraft.wire.packing import unpack_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Any, NoReturn
 
     from updraft.runner.keeper.isolation import View
@@ -49,10 +47,6 @@ _IGNORED = (
 BESIDE = 60
 """A frame between keeper and leader only: fork a leader for the socket that comes along."""
 
-_MOVED = b"W"
-"""What a command says on its status pipe when it is in its workspace for want of its directory."""
-
-_MAX_FD = 1 << 20
 _KILL_AGAIN_SECONDS = 0.05
 _SPARE_SECONDS = 1.0
 _RSS_ERROR_KIB = 1024  # the kernel counts in batches on each CPU
@@ -66,7 +60,7 @@ def fork_leader(*, isolated: bool = False) -> tuple[int, socket.socket]:
     """
     ours, theirs = _pair(isolated)
     try:
-        pid = _isolation().fork_init() if isolated else os.fork()
+        pid = command.isolation().fork_init() if isolated else os.fork()
     except OSError:
         ours.close()
         theirs.close()
@@ -100,7 +94,7 @@ def _lead(theirs: socket.socket, view: str) -> NoReturn:
         # The keeper's other descriptors (locks, ptys, other tasks' pipes) are not ours to hold.
         keep = theirs.detach()
         os.dup2(keep, 3)
-        os.closerange(4, _MAX_FD)
+        os.closerange(4, command.MAX_FD)
         _Leader(socket.socket(fileno=3), view).run()
         status = 0
     finally:
@@ -139,7 +133,7 @@ class _Leader:
         self._view_failure: OSError | None = None
         if view == "own":
             try:
-                self._view = _isolation().View()
+                self._view = command.isolation().View()
             except OSError as error:  # told to the task that comes
                 self._view_failure = error
         for number in _IGNORED:
@@ -218,33 +212,39 @@ class _Leader:
         stdin, stdout, stderr = fds[:3]
         self._once = spec["tty"] or self._isolated
         self._grace_seconds = spec["grace_ms"] / 1000
-        self._kill_at = None
+        self._kill_at = self._lease_until = None  # a word about an earlier task may come late
         self._main_status = None
         self._cpu_seconds, self._max_rss = 0.0, None
-        limits, clamped = _reachable_limits(spec["rlimits"], root=self._is_root(spec))
+        root = os.geteuid() == 0 and spec["isolation"] is None
+        limits, clamped = command.reachable_limits(spec["rlimits"], root=root)
+        groups = fds[4 if spec["tty"] else 3 :]
+        status: list[int] = []
+        step = "isolation"
         try:
             self._enclose(spec["isolation"])
-        except (OSError, ValueError) as error:
-            for fd in fds:
+            step = "start"
+            status += os.pipe()
+            if spec["tty"]:
+                self._tty = fds[3]
+                fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)
+            pid, unjoined = processes.fork_into(groups) if spec["cloned"] else (os.fork(), groups)
+        except (OSError, ValueError) as error:  # no more processes, or descriptors
+            for fd in (*fds, *status):
                 os.close(fd)
-            self._send(frames.EXITED, _refusal("isolation", error))
+            self._tty = None
+            self._send(frames.EXITED, command.refusal(step, error))
             return
-        status_read, status_write = os.pipe()
-        if spec["tty"]:
-            self._tty = fds[3]
-            fcntl.ioctl(self._tty, termios.TIOCSCTTY, 0)
-        groups = fds[4 if spec["tty"] else 3 :]
-        pid, unjoined = processes.fork_into(groups) if spec["cloned"] else (os.fork(), groups)
+        status_read, status_write = status
         if pid == 0:
             spec["rlimits"], spec["groups"] = limits, unjoined
-            _become_command(spec, (stdin, stdout, stderr), self._tty, status_write)
+            command.become(spec, (stdin, stdout, stderr), self._tty, status_write)
         os.close(status_write)
         for fd in (*fds[:3], *groups):
             os.close(fd)
-        with open(status_read, "rb") as status:
-            failure = status.read()
-        moved = failure.startswith(_MOVED)
-        if failure := failure.removeprefix(_MOVED):
+        with open(status_read, "rb") as status_file:
+            failure = status_file.read()
+        moved = failure.startswith(command.MOVED)
+        if failure := failure.removeprefix(command.MOVED):
             os.waitpid(pid, 0)
             self._close_tty()
             self._send(frames.EXITED, unpack_dict(failure))
@@ -254,9 +254,6 @@ class _Leader:
         if moved:
             body["directory"] = spec["isolation"]["workspace"]
         self._send(frames.STARTED, body, about=pid)
-
-    def _is_root(self, spec: dict[str, Any]) -> bool:
-        return os.geteuid() == 0 and spec["isolation"] is None
 
     def _enclose(self, isolation: dict[str, Any] | None) -> None:
         """Show the task its own folders.  Raises ``OSError`` or ``ValueError``."""
@@ -268,7 +265,7 @@ class _Leader:
             raise ValueError("its leader is in no namespace of its own")
         if self._view is not None:
             self._view.enclose(isolation)
-        isolation["groups"] += _isolation().device_groups(isolation["devices"])
+        isolation["groups"] += command.isolation().device_groups(isolation["devices"])
 
     def _fork_beside(self) -> None:
         if not self._fds:  # no room for one more descriptor: the keeper sees the socket close
@@ -400,142 +397,9 @@ class _Leader:
         try:
             if about is not None and self._isolated:
                 # In a PID namespace our number of a process is not the keeper's.
-                credentials = _isolation().credentials(about)
+                credentials = command.isolation().credentials(about)
                 self._keeper.sendmsg([frames.message(kind, body)], credentials)
                 return
             self._keeper.sendall(frames.message(kind, body))
         finally:
             self._keeper.setblocking(False)
-
-
-def _isolation() -> ModuleType:
-    from updraft.runner.keeper import isolation  # noqa: PLC0415 - a personal runner needs none
-
-    return isolation
-
-
-def _reachable_limits(wanted: list[list[int]], *, root: bool) -> tuple[list[list[int]], list[int]]:
-    """Return the limits to set, as far as our own hard limits allow, and which ones fell short."""
-    limits: list[list[int]] = []
-    clamped: list[int] = []
-    for number, soft, hard in wanted:
-        try:
-            own_soft, own_hard = resource.getrlimit(number)
-        except ValueError:  # the client's system has a limit that ours has not
-            clamped.append(number)
-            continue
-        if not root:
-            reach = (soft, hard)
-            soft, hard = _at_most(soft, own_hard), _at_most(hard, own_hard)
-            if (soft, hard) != reach:
-                clamped.append(number)
-        if (soft, hard) != (own_soft, own_hard):
-            limits.append([number, soft, hard])
-    return limits, clamped
-
-
-def _at_most(value: int, bound: int) -> int:
-    if bound == resource.RLIM_INFINITY:
-        return value
-    return bound if value == resource.RLIM_INFINITY else min(value, bound)
-
-
-def _become_command(
-    spec: dict[str, Any], stdio: tuple[int, int, int], tty: int | None, status: int
-) -> NoReturn:
-    """Turn this fresh child into the task's command; report the failing step through ``status``."""
-    step = "start"
-    try:
-        os.setpgid(0, 0)
-        if tty is not None:
-            os.tcsetpgrp(tty, os.getpgrp())
-        step = "limits"
-        for group in spec["groups"]:
-            os.write(group, b"0")
-        for number, soft, hard in spec["rlimits"]:
-            resource.setrlimit(number, (soft, hard))
-        own_nice = os.getpriority(os.PRIO_PROCESS, 0)
-        isolation, environment = spec["isolation"], spec["environment"]
-        nice = spec["nice"] if isolation is None else max(spec["nice"], own_nice, 0)
-        if nice != own_nice:
-            try:
-                os.setpriority(os.PRIO_PROCESS, 0, nice)
-            except PermissionError:  # a runner that was started nicer than this stays so
-                pass
-        if isolation is not None:
-            step = "isolation"
-            _isolation().become(isolation)
-        step = "directory"
-        moved = _enter(spec, status)
-        os.umask(spec["umask"])
-        step = "start"
-        if isolation is not None:
-            environment = _isolation().surroundings(environment, isolation, moved)
-        # The status pipe and the descriptors may lie on 0-2 only if ours were closed; they are not.
-        for target, fd in enumerate(stdio):
-            os.dup2(fd, target)
-        for fd in spec["closed_fds"]:
-            os.close(fd)
-        high = max(status, 3)
-        os.closerange(3, high)
-        os.closerange(high + 1, _MAX_FD)
-        signal.set_wakeup_fd(-1)
-        for number in range(1, signal.NSIG):
-            if number not in (signal.SIGKILL, signal.SIGSTOP) and number not in (32, 33):
-                ignored = number in spec["ignored_signals"]
-                signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        step = "exec"
-        _exec(spec["argv"], environment)
-    except BaseException as error:  # noqa: BLE001 - this process has no caller to raise to
-        os.write(status, pack(_refusal(step, error)))
-    finally:
-        os._exit(127)
-
-
-def _refusal(step: str, error: BaseException) -> dict[str, Any]:
-    number = error.errno if isinstance(error, OSError) and error.errno else 0
-    text = os.strerror(number) if number else f"{type(error).__name__}: {error}"
-    if step == "isolation":  # which step of it: nobody but an administrator can mend that
-        text = f"this runner cannot isolate it: {error}"
-    return {"refused": step, "errno": number, "message": text}
-
-
-def _enter(spec: dict[str, Any], status: int) -> bytes | None:
-    """Enter the directory; return the workspace if the command is to be there instead."""
-    try:
-        os.chdir(spec["directory"])
-    except OSError:
-        if not spec["fallback_directory"]:
-            raise
-        workspace: bytes = spec["isolation"]["workspace"]
-        os.chdir(workspace)
-        os.write(status, _MOVED)
-        return workspace
-    return None
-
-
-def _exec(argv: list[bytes], block: bytes) -> None:
-    """Replace this process, searching PATH as execvp does; raise ``OSError`` if nothing runs."""
-    environment = dict(entry.split(b"=", 1) for entry in block.split(b"\0") if b"=" in entry[1:])
-    name = argv[0]
-    explicit = b"/" in name
-    if explicit:
-        candidates = [name]
-    else:
-        path = environment.get(b"PATH", os.fsencode(os.defpath))
-        candidates = [(folder or b".") + b"/" + name for folder in path.split(b":")] if name else []
-    # A file that is there but may not run (EACCES) says more than one that is not (ENOENT).
-    failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    for candidate in candidates:
-        try:
-            os.execve(candidate, argv, environment)
-        except OSError as error:
-            if error.errno == errno.ENOEXEC:
-                os.execve(b"/bin/sh", [b"/bin/sh", candidate, *argv[1:]], environment)
-            passed_over = error.errno in (errno.ENOENT, errno.ENOTDIR) and not explicit
-            # A folder that may not be entered (another's, in a PATH from elsewhere) has it not.
-            passed_over = passed_over or not (explicit or os.path.lexists(candidate))
-            if not passed_over and failure.errno == errno.ENOENT:
-                failure = error
-    raise failure

@@ -58,7 +58,9 @@ class Attachment:
         self.ended = False
         self.input_taken = 0
         """Up to where the task has its input; the client may be a window ahead, and no more."""
-        self.input_sent = 0
+        self.input_sent: int | None = None
+        """Up to where input was passed on to the runner that is there; None until it has said where
+        to go on."""
         self.forwarded = {frames.STDOUT: positions[0], frames.STDERR: positions[1]}
         self.limits = {
             stream: at + frames.OUTPUT_WINDOW_BYTES for stream, at in self.forwarded.items()
@@ -110,6 +112,8 @@ class Relay:
         self._attachments[attachment.serial] = attachment
         if ask:
             self._ask(attachment)
+        else:
+            attachment.input_sent = 0
         return before if before is not attachment else None
 
     def detach(self, attachment: Attachment) -> None:
@@ -166,7 +170,7 @@ class Relay:
             self._asked.pop(serial, None)
             attachment = self._attachments.get(serial)
             if attachment is not None:
-                attachment.input_sent = 0  # what was under way may come again
+                attachment.input_sent = None  # what was under way comes again
                 attachment.listener.source_back()
                 self._ask(attachment)
 
@@ -197,6 +201,8 @@ class Relay:
         else:
             if kind == frames.ACK and stream == frames.STDIN:
                 attachment.input_taken = max(attachment.input_taken, offset)
+                if attachment.input_sent is None:
+                    attachment.input_sent = offset
             channel = frames.stream_channel(attachment.number, stream)
             attachment.client.send_stream(kind, channel, offset, payload)
 
@@ -219,12 +225,15 @@ class Relay:
             end = offset + len(payload)
             if stream != frames.STDIN or end > attachment.input_taken + frames.INPUT_WINDOW_BYTES:
                 raise PackingError("more input than there is room for")
-            if end <= attachment.input_sent:
-                return  # it has been passed on
-            attachment.input_sent = end
-        if kind == frames.LIMIT:
-            if stream not in attachment.limits:
+            sent = attachment.input_sent
+            if sent is None or not offset <= sent < end:
+                # It has been passed on; or it was under way when the runner went, and the client
+                # sends it again from where the runner says.  Counted as sent, that would be lost.
                 return
+            attachment.input_sent = end
+        if kind in (frames.LIMIT, frames.CLOSE) and stream not in attachment.limits:
+            return  # not an output
+        if kind == frames.LIMIT:
             # As much as there is a reason for, and not a word for every byte.
             offset = min(offset, attachment.forwarded[stream] + 2 * frames.OUTPUT_WINDOW_BYTES)
             if offset < attachment.limits[stream] + _LEAST_GRANT_BYTES:
