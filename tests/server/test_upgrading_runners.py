@@ -133,6 +133,8 @@ def test_runners_are_upgraded_under_their_tasks_or_stay_as_they_were(tmp_path: P
                     1,
                 )
                 assert before[1] == by_line.processes("agent")
+                shown = updraft(own, "runner", "show", "node7").out.splitlines()
+                assert shown[-1].startswith(f"upgrade  failed: release {NEW} does not work here")
                 assert not Path(f"{site(home)}.new").exists()
                 release.change("runner/agent/agent.py", "class Broken:", "class Agent:")
                 release.write_wheel(house)
