@@ -5,8 +5,11 @@ from typing import Any
 
 from tests.server.api import Api, with_api
 from tests.server.test_scoping import token_of
+from updraft import __version__
 from updraft.model.access import Principal, Role
 from updraft.server.services.accounts import NewUser
+from updraft.server.services.live import Upgrade
+from updraft.wire.transport import FrameConnection
 
 ADMIN = Principal("uid:4000000", server_admin=True)
 GPUS = [
@@ -200,3 +203,61 @@ def test_a_wrong_setting_is_named_and_nothing_is_made(tmp_path: Path) -> None:
         ] == ["local"]
 
     with_api(tmp_path, check)
+
+
+def test_a_runner_that_cannot_be_upgraded_is_told_with_the_mend(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        await made.ask("POST", "/pools", ADMIN, json={"name": "gpu"})
+        name = await joined(made, "gpu")
+        live = made.execution.live.runners[name]
+        path = f"/runners/{name}/upgrade"
+        # What was never heard of, and what has the server's release, has nothing to do.
+        assert (await made.ask("POST", path, ADMIN)).json()["outdated"] is False
+        live.release = __version__
+        assert (await made.ask("POST", path, ADMIN)).json()["upgrading"] is False
+        live.release = "0.0.1"
+        assert await message(made, "POST", path) == (
+            409,
+            f"the wheelhouse has no wheel of release {__version__}; make it: updraft admin "
+            "wheelhouse",
+        )
+        wheels = tmp_path / "wheelhouse"
+        wheels.mkdir()
+        (wheels / f"updraft_cloud-{__version__}-py3-none-any.whl").touch()
+        assert await message(made, "POST", path) == (
+            409,
+            f"runner {name} is away; upgrade it when it is back",
+        )
+        live.control = FrameConnection(Silent())
+        assert await message(made, "POST", path) == (
+            409,
+            f"runner {name} cannot be upgraded from here: its release does not know how; upgrade "
+            "Updraft on its machine, with what installed it",
+        )
+        live.upgrade = Upgrade("it lies on a read-only disk")
+        assert await message(made, "POST", path) == (
+            409,
+            f"runner {name} cannot be upgraded from here: it lies on a read-only disk",
+        )
+        assert (await made.ask("POST", path)).status_code == 403
+        assert ("upgrade runner", name) not in await actions(made)
+        live.upgrade = Upgrade("", problem="no room")
+        assert (await made.ask("POST", path, ADMIN)).json()["upgrading"] is True
+        assert (await made.ask("POST", path, ADMIN)).json()["upgrade_problem"] is None
+        # It was asked once.
+        assert (await actions(made)).count(("upgrade runner", name)) == 1
+
+    with_api(tmp_path, check)
+
+
+class Silent:
+    """The other end of a connection on which nothing comes."""
+
+    def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
+        raise AssertionError("nothing is sent")
+
+    def closed(self) -> None:
+        """It never was open."""
+
+    def writable(self, ready: bool) -> None:
+        """Nothing reads."""

@@ -50,8 +50,11 @@ def server(tmp_path: Path) -> Iterator[tuple[Instance, int]]:
 
 def end(joined: Instance) -> None:
     """End what is left of a runner; its keeper and its agent bring each other back."""
-    until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "the runner's end", 30)
-    until(lambda: not joined.processes(), "the runner's processes to be gone", 30)
+
+    def gone() -> bool:
+        return joined.kill("keeper") + joined.kill("agent") == 0 and not joined.processes()
+
+    until(gone, "the runner's processes to be gone", 30)
 
 
 def can_connect(port: int) -> bool:

@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,17 @@ def ready(own: Instance, name: str) -> bool:
     return bool(ask(own, "runner", "show", name)["state"] == "ready")
 
 
+def ended(runner: Instance) -> bool:
+    return not runner.processes()
+
+
+def release_of(own: Instance, name: str) -> str:
+    return str(ask(own, "runner", "show", name)["release"])
+
+
 def test_runners_are_upgraded_under_their_tasks_or_stay_as_they_were(tmp_path: Path) -> None:
-    release = OwnRelease(tmp_path / "release")
-    home, shared = tmp_path / "machine", Instance(tmp_path / "other")
+    release, other = OwnRelease(tmp_path / "release"), Release(tmp_path / "other-release")
+    home, shared = tmp_path / "machine", Instance(tmp_path / "other", other.commands)
     by_line = Instance(home / "updraft", home / "venv" / "bin")
     port = free_port()
     with instance(tmp_path / "server", release.commands) as own, ExitStack() as opened:
@@ -124,6 +133,8 @@ def test_runners_are_upgraded_under_their_tasks_or_stay_as_they_were(tmp_path: P
                     1,
                 )
                 assert before[1] == by_line.processes("agent")
+                shown = updraft(own, "runner", "show", "node7").out.splitlines()
+                assert shown[-1].startswith(f"upgrade  failed: release {NEW} does not work here")
                 assert not Path(f"{site(home)}.new").exists()
                 release.change("runner/agent/agent.py", "class Broken:", "class Agent:")
                 release.write_wheel(house)
@@ -147,11 +158,18 @@ def test_runners_are_upgraded_under_their_tasks_or_stay_as_they_were(tmp_path: P
                 assert client.returncode == 0
                 # Idle, the keeper goes over too: the same process, with an agent of its own.
                 until(lambda: by_line.processes("agent") not in ([], agent), "its agent", 30)
-                assert by_line.processes("keeper") == keeper
+                until(lambda: by_line.processes("keeper") == keeper, "its leaders to have names")
+                # Read by whoever a task runs as, however strict the keeper is about its own files.
+                assert (site(home) / "updraft/__init__.py").stat().st_mode & 0o777 == 0o644
+                other.upgrade()
+                until(lambda: release_of(own, "node8") == NEW, "node8 to notice its upgrade", 30)
                 ran = call(own, "urun", "-P", "gpu", "echo", "there")
                 assert (ran.out, ran.code) == ("there\n", 0)
                 entries = ask(own, "admin", "audit", "--action", "upgrade runner")
                 assert [each["subject"] for each in entries] == ["node7", "node7"]
+                for name, runner in (("node7", by_line), ("node8", shared)):
+                    assert updraft(own, "runner", "remove", name).code == 0
+                    until(partial(ended, runner), f"{name} to end by itself", 30)
         finally:
             end(by_line)
             end(shared)

@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> int:
         case _:
             sys.stderr.write("usage: python -m updraft.runner.upgrading --folder DIR RELEASE\n")
             return 2
+    os.umask(0o022)  # as the line installed it: tasks' users read it, and the keeper's is stricter
     try:
         upgrade(joined.load(folder), release)
     except errors.UpdraftError as error:

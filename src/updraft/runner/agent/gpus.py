@@ -22,7 +22,7 @@ Gpu = dict[str, Any]
 NVIDIA, AMD, OPENCL = "nvidia", "amd", "opencl"
 
 _VENDOR_IDS = {NVIDIA: 0x10DE, AMD: 0x1002}
-_OPENCL_SECONDS = 20.0
+_OPENCL_SECONDS = 10.0
 _NVIDIA_CONTROL = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 _FRAMEBUFFER_HEAPS = ("1", "2")
 """Public and private memory of the GPU itself (uapi/linux/kfd_sysfs.h)."""
