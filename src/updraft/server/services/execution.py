@@ -81,6 +81,9 @@ class Execution:
         self._some_runner = asyncio.Event()
         self._settling = self._settled = False
         self.closing = False
+        """This server ends; the next one goes on."""
+        self.draining = False
+        """No new jobs are taken, for as long as it takes to end those that there are."""
         self.quota_bytes = DEFAULT_QUOTA_BYTES
         self.default_pool = LOCAL_POOL
         self.launched: Callable[[str, float, float], None] = lambda *_: None
@@ -131,8 +134,10 @@ class Execution:
         await self._first_runner(pool)
         self._check_that_it_fits(who, submission, pool)
         time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
+        if self.draining:
+            raise errors.Unavailable("the server is stopping; try again")
         if self.closing:
-            raise errors.NotReady("the server is stopping; try again")
+            raise errors.NotReady("the server is being restarted")
         self._job_serial += 1
         slot, encrypted = self._keys.encrypt(environment)
         now = time.time_ns()
