@@ -68,6 +68,7 @@ class Attached:
         self._hung_up = False
         self._last_break = -RECONNECT_SECONDS
         self._break_began = 0.0
+        self._told = ""
 
     def without_input(self) -> None:
         """Read no input: the task sees an empty one."""
@@ -361,7 +362,9 @@ class Attached:
         if isinstance(error, errors.NotReady):
             if now - self._break_began > RECONNECT_SECONDS:
                 raise error
-            self.say(f"{error}; trying again")
+            if error.message != self._told:
+                self._told = error.message
+                self.say(f"{error}; trying again")
         self._last_break = now
         pause = 0.01
         while True:

@@ -52,7 +52,7 @@ class Talk:
 def _submit(body: dict[str, Any], way: Way, talk: Talk) -> str:
     """Return the job's id once it is stored.  The key makes asking twice one job."""
     until = time.monotonic() + _RETRY_SECONDS
-    pause = 0.01
+    pause, told = 0.01, ""
     while True:
         session = Session(body, way.credentials)
         try:
@@ -61,7 +61,9 @@ def _submit(body: dict[str, Any], way: Way, talk: Talk) -> str:
         except errors.NotReady as error:
             if time.monotonic() > until:
                 raise
-            talk.say(f"{error}; trying again")
+            if error.message != told:
+                told = error.message
+                talk.say(f"{error}; trying again")
         except ConnectionError as error:
             if time.monotonic() > until:
                 raise errors.ServerLost(

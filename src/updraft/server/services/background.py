@@ -25,7 +25,9 @@ class Background:
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling = self._settled = False
         self.closing = False
-        """Whether the server is about to end: nothing new is begun."""
+        """This server ends; the next one goes on."""
+        self.draining = False
+        """No new jobs are taken, for as long as it takes to end those that there are."""
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Let something be done; its failure is logged under ``name``."""

@@ -174,8 +174,13 @@ class Execution:
     # -- ending
 
     def close(self) -> None:
-        """Begin nothing new: the server is about to end."""
+        """Begin nothing new: this server ends, and the next one goes on."""
         self._background.closing = True
+
+    def drain(self) -> None:
+        """Take no more jobs, however long those that there are take: no server comes after this."""
+        self._background.draining = True
+        self.close()
 
     async def settle(self) -> None:
         """Wait for the writes that are under way; those that wait for room are given up."""

@@ -87,7 +87,7 @@ class Instance:
                 "wait for them with --drain, or end them with --cancel"
             )
         self.stopping = True
-        self._execution.close()
+        self._execution.drain()
         if mode == "cancel":
             await self._execution.cancel_all()
         while self.busy:

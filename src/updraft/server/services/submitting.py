@@ -70,8 +70,10 @@ class Submitting:
         await self._first_runner(pool)
         self._check_that_it_fits(who, submission, pool)
         time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
+        if self._background.draining:
+            raise errors.Unavailable("the server is stopping; try again")
         if self._background.closing:
-            raise errors.NotReady("the server is stopping; try again")
+            raise errors.NotReady("the server is being restarted")
         self.last_serial += 1
         slot, encrypted = self._keys.encrypt(environment)
         now = time.time_ns()
