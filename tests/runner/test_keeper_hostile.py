@@ -1,7 +1,9 @@
 """Whatever comes over its socket, and whatever it lacks, a keeper keeps its tasks."""
 
+import contextlib
 import os
 import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,28 @@ def test_a_leader_that_cannot_start_its_command_refuses_and_goes_on(
     assert set(leaders) <= set(keeper.leaders())
     for pid in leaders:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    is_well(keeper)
+
+
+def test_a_leader_that_takes_no_order_holds_up_nobody_for_ever(
+    keeper: KeeperProcess, agent: BareAgent
+) -> None:
+    agent.spawn(1, keeper.spec("cat"))
+    agent.wait_started(1)
+    until(lambda: len(keeper.leaders()) == 3)
+    busy = keeper.leader_of(agent.started[1]["pid"])
+    for pid in keeper.leaders():
+        if pid != busy:
+            os.kill(pid, signal.SIGSTOP)
+    large = b"PATH=/bin:/usr/bin" + b"".join(b"\0V%d=%b" % (n, bytes(1000)) for n in range(1000))
+    agent.spawn(2, keeper.spec("true", environment=large))
+    agent.until(lambda: 2 in agent.ends, 30)
+    assert agent.ends[2]["message"] == "the runner cannot start it: its leader does not answer"
+    for pid in keeper.leaders():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    agent.send(frames.EOF, 1, at=0)
+    assert agent.wait_end(1)["status"] == 0
     is_well(keeper)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import struct
@@ -22,6 +23,10 @@ READY_LEADERS = 2
 _MOST_IDLE_LEADERS = 4 * READY_LEADERS
 _FORK_AFTER_SECONDS = 0.02
 """A short task has ended by then, and its end did not wait for the fork of the next leader."""
+
+_GIVE_SECONDS = 5.0
+"""How long all else waits for a leader to take its order: one that somebody has stopped takes none.
+"""
 
 _CREDENTIALS: Final = struct.Struct("iII")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)
@@ -61,11 +66,15 @@ class Leader:
 
     def give(self, order: dict[str, Any], fds: list[int]) -> None:
         """Give it a task, with the task's descriptors.  Raises ``OSError``."""
-        self.socket.setblocking(True)
+        self.socket.settimeout(_GIVE_SECONDS)
         data = memoryview(frames.message(frames.SPAWN, order))
-        sent = socket.send_fds(self.socket, [data], fds)
-        if sent < len(data):  # sending nothing fails if the leader has already done it all
-            self.socket.sendall(data[sent:])
+        try:
+            sent = socket.send_fds(self.socket, [data], fds)
+            if sent < len(data):  # sending nothing fails if the leader has already done it all
+                self.socket.sendall(data[sent:])
+        except TimeoutError as error:
+            self.kill()
+            raise OSError(errno.ETIMEDOUT, "its leader does not answer") from error
         self.socket.setblocking(False)
 
     def tell(self, kind: int, body: dict[str, Any]) -> None:
