@@ -51,14 +51,15 @@ def routes(server: Team) -> list[tuple[str, str, str]]:
 @pytest.fixture(scope="module")
 def bad(server: Team) -> dict[str, str]:
     """Credentials that are good for nothing here."""
+    good = server.tokens["ben"]
     revoked = server.owner("token", "create", "gone", "--user", "ben").strip()
     server.owner("token", "revoke", revoked.split("_")[2])
     expired = server.owner("token", "create", "over", "--user", "ben", "--expires", "1s").strip()
     runner = join(server, "far")
     bad = {
-        "anonymous": "", "guessed": f"updraft_user_{revoked.split('_')[2]}_{'0' * 64}",
+        "anonymous": "", "guessed": f"updraft_user_{good.split('_')[2]}_{'0' * 64}",
         "revoked": revoked, "expired": expired, "a runner's": runner, "a join token": "",
-        "another scheme's": server.tokens["ben"],
+        "another scheme's": good,
     }  # fmt: skip
     bad["a join token"] = server.join_token()
     with server.http() as client:
