@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.hostile.team import Frames, Team, ended, hello, submit
+from tests.waiting import until
 from updraft.wire import frames
 from updraft.wire.packing import pack
 
@@ -83,11 +84,11 @@ def test_input_that_the_task_has_no_room_for_ends_the_connection(server: Team) -
         peer.send(submit("sleep", "60", stdin=True))
         assert peer.answers(frames.STARTED)
         chunk, at = b"x" * frames.CHUNK_BYTES, 0
-        until = time.monotonic() + 15
+        deadline = time.monotonic() + 15
         # What comes behind the first that is too much is read by nobody, until the end.
         while peer.send(frames.frame(frames.DATA, IN, at, chunk)):
             at += len(chunk)
-            assert time.monotonic() < until, "the server took it"
+            assert time.monotonic() < deadline, "the server took it"
         assert server.resident_bytes() - before < MEMORY
     assert server.good() < SANE_SECONDS
 
@@ -180,7 +181,8 @@ def test_a_client_that_sends_an_agents_frames_changes_nothing(server: Team, kind
             other.send(frames.message(kind, {"status": 0, "pid": 1}, serial << 2))
             mine.send(frames.message(kind, {"status": 0, "pid": 1}, serial << 2))
         with server.http("ben") as client:
-            assert client.get("/jobs").json()["jobs"][0]["state"] == "RUNNING"
+            # Its start is stored a moment after it.
+            until(lambda: client.get("/jobs").json()["jobs"][0]["state"] == "RUNNING", "its start")
         mine.send(frames.message(frames.CANCEL, {}))
         assert dict(mine.answers(frames.ENDED))[frames.ENDED]["state"] == "CANCELLED"
 

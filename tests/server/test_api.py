@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -335,6 +336,7 @@ def test_logs_of_a_job_that_never_started_are_empty_and_end_with_it(tmp_path: Pa
         ("POST", "/jobs/{job}/extend", {"seconds": 0}, "seconds"),
         ("POST", "/jobs/{job}/extend", {"seconds": 1e300}, "seconds"),
         ("POST", "/jobs/{job}/rerun", {"key": "long-enough", "environment_base64": "*"}, "base64"),
+        ("POST", "/jobs/{job}/rerun", {"key": "long-enough", "environment_base64": "é"}, "base64"),
         ("GET", "/jobs/{job}/logs?tail=-1", None, "tail"),
         ("GET", "/jobs/{job}/logs?since=yesterday", None, "since"),
         ("GET", "/jobs/{job}/logs?since=2026-01-31T12:00:00", None, "since"),
@@ -357,6 +359,21 @@ def test_bad_input_gets_one_error_that_names_the_field_and_changes_nothing(
         assert names in message
         assert await made.ids() == [job]
         assert (await made.ask("GET", f"/jobs/{job}")).json() == before
+
+    with_api(tmp_path, check)
+
+
+@pytest.mark.parametrize("field", ["environment", "set_environment", "argv", "directory"])
+def test_half_a_character_is_no_text_of_a_command(tmp_path: Path, field: str) -> None:
+    async def check(made: Api) -> None:
+        half: Any = {"argv": ["\ud800"], "directory": "/\ud800"}.get(field, {"A": "\ud800"})
+        body = {"key": "some-key", "argv": ["true"], "directory": "/", field: half}
+        headers = {"Content-Type": "application/json"}
+        content = json.dumps(body)
+        answer = await made.ask("POST", "/jobs", content=content, headers=headers)
+        status, code, message = error_of(answer)
+        assert (status, code) == (400, "bad_request")
+        assert field.removeprefix("set_") in message
 
     with_api(tmp_path, check)
 

@@ -56,6 +56,27 @@ def test_the_public_list_is_short_and_every_part_of_it_is_meant(tmp_path: Path) 
     with_api(tmp_path, check)
 
 
+def test_every_route_is_in_the_document_or_public(tmp_path: Path) -> None:
+    """What is tried by everybody who must not get through is made from the document."""
+
+    def hidden(routes: Any) -> set[tuple[str, str]]:
+        found: set[tuple[str, str]] = set()
+        for route in routes:
+            included = getattr(route, "original_router", None)
+            if included is not None:
+                found |= hidden(included.routes)
+            elif not getattr(route, "include_in_schema", False):
+                methods = getattr(route, "methods", None) or {"any"}
+                found |= {(method, route.path) for method in methods - {"HEAD"}}
+        return found
+
+    async def check(made: Api) -> None:
+        pages = {each for each in PUBLIC if each[1].startswith("/login")}
+        assert hidden(made.app.routes) == {*pages, ("GET", "/api/v1/openapi.json")}
+
+    with_api(tmp_path, check)
+
+
 @pytest.mark.parametrize("place", ["cookie", "query", "basic", "lower case"])
 def test_a_token_counts_in_the_authorization_header_only(tmp_path: Path, place: str) -> None:
     async def check(made: Api) -> None:

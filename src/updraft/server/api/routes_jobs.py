@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
@@ -149,7 +148,7 @@ def _environment(body: schemas.RerunRequest) -> bytes:
         return b"\0".join(_entries(body.environment))
     try:
         return base64.b64decode(body.environment_base64, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also of letters that are none of it
         raise errors.BadRequest(f"environment_base64: not base64 ({error})") from error
 
 
@@ -163,4 +162,7 @@ def _entries(values: Mapping[str, str]) -> list[bytes]:
 def _bytes(field: str, text: str) -> bytes:
     if "\0" in text:
         raise errors.BadRequest(f"{field}: text without NUL characters is needed")
-    return os.fsencode(text)
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise errors.BadRequest(f"{field}: text is needed, and not half a character") from error
