@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fastapi.responses import JSONResponse
 
@@ -68,6 +68,15 @@ _STRANGERS_SHARE = 0.1
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 PROJECT_HEADER = b"updraft-project"
+VISIT = "updraft.visit"
+"""Where a request's ``Visit`` is in its scope, if it came over a connection."""
+
+
+class Visit(Protocol):
+    """A request, to the connection that it came by."""
+
+    def admitted(self) -> None:
+        """It carries a good credential."""
 
 
 def is_public(method: str, path: str) -> bool:
@@ -102,6 +111,9 @@ class Guard:
             else:
                 _refuse_other_sites(scope, method)
                 scope["principal"] = await self._principal(scope)
+                visit: Visit | None = scope.get(VISIT)
+                if visit is not None:
+                    visit.admitted()
         except errors.NotSignedIn as error:
             try:
                 self._count_stranger(scope)
