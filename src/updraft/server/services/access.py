@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ class Access:
     ) -> None:
         self.when_changed: Callable[[], None] = lambda: None
         """Called once a change is stored: limits may have been raised."""
+        self._changing = asyncio.Lock()
         passwords = Passwords()
         self.sign_in = SignIn(database, passwords, sessions or SessionLimits(), self._changed)
         self.accounts = Accounts(database, passwords, self._changed)
@@ -68,6 +70,10 @@ class Access:
         """Return a project's limits and the owner's in it, from memory: asked on every grant."""
         return self.projects.limits_of(project, owner)
 
-    def _changed(self) -> None:
+    async def _changed(self) -> None:
+        """A change is stored: nothing that was known before counts any more."""
         self.sign_in.forget()
+        # One after the other: what was read before another change must not be kept after it.
+        async with self._changing:
+            await self.projects.load()
         self.when_changed()

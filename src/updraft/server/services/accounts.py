@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -43,7 +43,7 @@ class Accounts:
     """The users of the server.  ``changed`` is called once a change is stored."""
 
     def __init__(
-        self, database: Database, passwords: Passwords, changed: Callable[[], None]
+        self, database: Database, passwords: Passwords, changed: Callable[[], Awaitable[None]]
     ) -> None:
         self._database = database
         self._passwords = passwords
@@ -160,7 +160,7 @@ class Accounts:
 
     async def _write(self, work: Work[T]) -> T:
         result = await self._database.write(work)
-        self._changed()
+        await self._changed()
         return result
 
 

@@ -1,12 +1,13 @@
 """Projects: who is in them, as what, and their limits.
 
-What scheduling asks on every grant is held in memory, and loaded again after each change.
+What scheduling asks on every grant is held in memory, and ``Access`` has it loaded again after each
+change of access.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -48,7 +49,7 @@ class _Known:
 class Projects:
     """The projects of the server.  ``changed`` is called once a change is stored."""
 
-    def __init__(self, database: Database, changed: Callable[[], None]) -> None:
+    def __init__(self, database: Database, changed: Callable[[], Awaitable[None]]) -> None:
         self._database = database
         self._changed = changed
         self._known: dict[str, _Known] = {}
@@ -236,8 +237,7 @@ class Projects:
 
     async def _write(self, work: Work[T]) -> T:
         result = await self._database.write(work)
-        await self.load()
-        self._changed()
+        await self._changed()
         return result
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -93,7 +93,7 @@ class SignIn:
         database: Database,
         passwords: Passwords,
         limits: SessionLimits,
-        changed: Callable[[], None],
+        changed: Callable[[], Awaitable[None]],
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._database = database
@@ -191,7 +191,7 @@ class SignIn:
         await self._database.write(
             lambda c: queries.revoke_credential(c, credential.id, self._clock_ns())
         )
-        self._changed()
+        await self._changed()
 
     # -- tokens
 
@@ -285,7 +285,7 @@ class SignIn:
             note(connection, who, "revoke token", credential_id, user=row["user_name"])
 
         await self._database.write(write)
-        self._changed()
+        await self._changed()
 
     # -- who one is
 
