@@ -17,6 +17,7 @@ from updraft.server.api.door import Door, Doors
 from updraft.server.api.http import HttpApi
 from updraft.server.building import make_doors
 from updraft.server.listening import TcpListener
+from updraft.server.services.sign_in import SessionLimits
 from updraft.wire import frames
 from updraft.wire.packing import unpack_dict
 
@@ -45,12 +46,16 @@ class Tcp:
         self._peers.append(peer)
         return peer
 
+    async def turn(self) -> None:
+        """Let the server go on: the loop is its own."""
+        await asyncio.sleep(0.001)
+
     async def gone(self) -> None:
         """Close all raw connections, and wait until the server has noticed."""
         for peer in self._peers:
             peer.close()
-        while self.doors.connections:  # noqa: ASYNC110 - the doors have no event for it
-            await asyncio.sleep(0.001)
+        while self.doors.connections:
+            await self.turn()
 
     async def hello(self, token: Any, role: str = "client", **more: Any) -> "Peer":
         """Connect as a frame connection."""
@@ -114,12 +119,15 @@ class Peer:
 
 
 def with_tcp(
-    folder: Path, check: Callable[[Tcp], Awaitable[None]], server: Server | None = None
+    folder: Path,
+    check: Callable[[Tcp], Awaitable[None]],
+    server: Server | None = None,
+    sessions: SessionLimits | None = None,
 ) -> None:
     """Run ``check`` with a server in ``folder``."""
 
     async def run() -> None:
-        async with api(folder) as made, _tcp(made, folder, server or Server()) as tcp:
+        async with api(folder, sessions) as made, _tcp(made, folder, server or Server()) as tcp:
             async with asyncio.timeout(60):
                 await check(tcp)
 

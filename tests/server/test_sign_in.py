@@ -261,9 +261,9 @@ def test_a_revocation_while_a_token_is_looked_up_is_not_overlooked(tmp_path: Pat
             return row
 
         sign_in._good = slow  # type: ignore[method-assign,assignment]
-        await sign_in.authenticate(text, None)  # it was good when it was looked at
-        with pytest.raises(errors.NotSignedIn):
-            await sign_in.authenticate(text, None)
+        for _ in range(2):  # though it was good when it was looked at first
+            with pytest.raises(errors.NotSignedIn):
+                await sign_in.authenticate(text, None)
 
     with_api(tmp_path, check)
 

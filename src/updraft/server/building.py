@@ -85,10 +85,8 @@ def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doo
     agents = AgentSessions(parts.execution, beside, Lease(configured.suspect_after, gap * _FENCE))
     doors = Doors(
         {
-            "client": lambda who: ClientSession(
-                parts.execution, parts.jobs, parts.access.admission, who
-            ),
-            "exec": lambda who: ExecSession(beside, parts.jobs, who),
+            "client": lambda who: ClientSession(parts.execution, parts.jobs, parts.access, who),
+            "exec": lambda who: ExecSession(beside, parts.jobs, parts.access, who),
         },
         {"agent": agents.control, "agent-data": agents.data},
         http=http.protocol,

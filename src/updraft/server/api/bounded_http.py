@@ -71,6 +71,7 @@ class _Incoming:
     told: int
     """How long its body says it is."""
     most: int
+    cut: Callable[[], None]
     good: bool
     """Whether it came with a good credential."""
     values: int = _JSON_VALUES
@@ -163,6 +164,7 @@ class BoundedHttp(HttpToolsProtocol):
         told = dict(self.headers).get(b"content-length", b"")
         incoming = _Incoming(
             told=int(told[:20]) if told.isdigit() else 0,
+            cut=self.transport.abort,
             most=min(self._bodies.max_body, _BODY_BYTES),
             good=self._guest.principal is not None,
         )

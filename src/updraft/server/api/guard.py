@@ -78,6 +78,23 @@ class Visit(Protocol):
     def admitted(self) -> None:
         """It carries a good credential."""
 
+    def cut(self) -> None:
+        """End the connection at once."""
+
+
+class _Looking:
+    """A request that only looks, which may go on for as long as what it looks at."""
+
+    def __init__(self, who: Principal, visit: Visit) -> None:
+        self.who = who
+        self._visit = visit
+
+    def renewed(self, who: Principal) -> None:
+        self.who = who
+
+    def turn_out(self, error: errors.UpdraftError) -> None:
+        self._visit.cut()  # whoever comes again is told why not
+
 
 def is_public(method: str, path: str) -> bool:
     """Whether a request needs no credentials."""
@@ -111,9 +128,8 @@ class Guard:
             else:
                 _refuse_other_sites(scope, method)
                 scope["principal"] = await self._principal(scope)
-                visit: Visit | None = scope.get(VISIT)
-                if visit is not None:
-                    visit.admitted()
+                if VISIT in scope:
+                    scope[VISIT].admitted()
         except errors.NotSignedIn as error:
             try:
                 self._count_stranger(scope)
@@ -130,7 +146,18 @@ class Guard:
             failed = errors.UpdraftError(f"the server failed ({type(error).__name__}); see its log")
             await _refuse(failed, scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        visit: Visit | None = scope.get(VISIT)
+        who: Principal | None = scope.get("principal")
+        # What changes something is not cut off by the very change that it makes.
+        if visit is None or who is None or method not in _SAFE:
+            await self._app(scope, receive, send)
+            return
+        looking = _Looking(who, visit)
+        self._access.visitors.add(looking)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._access.visitors.discard(looking)
 
     async def _principal(self, scope: Scope) -> Principal:
         token, project = _asked(scope)

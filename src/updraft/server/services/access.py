@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
+from updraft import errors
 from updraft.model.access import Principal, Role
 from updraft.model.limits import Limits
 from updraft.server.auth.passwords import Passwords
@@ -19,6 +21,21 @@ from updraft.server.services.sign_in import SessionLimits, SignIn
 from updraft.store.database import Database
 
 
+class Visitor(Protocol):
+    """What stays open for somebody: a connection, an answer that goes on."""
+
+    who: Principal
+
+    def renewed(self, who: Principal) -> None:
+        """This is who they are by now.
+
+        Raises ``errors.UpdraftError`` when that does not suffice for what is open.
+        """
+
+    def turn_out(self, error: errors.UpdraftError) -> None:
+        """They may not have it open any more: end it."""
+
+
 class Access:
     """Who may do what.  ``load`` before use, ``close`` before the database."""
 
@@ -30,6 +47,8 @@ class Access:
     ) -> None:
         self.when_changed: Callable[[], None] = lambda: None
         """Called once a change is stored: limits may have been raised."""
+        self.visitors: set[Visitor] = set()
+        """All that is open, to be looked at again when access changes."""
         self._changing = asyncio.Lock()
         passwords = Passwords()
         self.sign_in = SignIn(database, passwords, sessions or SessionLimits(), self._changed)
@@ -54,6 +73,10 @@ class Access:
         """Return who holds a token, as ``SignIn.authenticate`` does, and raise as it does."""
         return await self.sign_in.authenticate(token, project, peer, need_project=need_project)
 
+    async def renew(self, who: Principal) -> Principal:
+        """Return who somebody is by now, as ``SignIn.renew`` does, and raise as it does."""
+        return await self.sign_in.renew(who)
+
     def in_project(self, who: Principal, project: str) -> Principal:
         """Return a principal of the unix socket in another project than the one they came in.
 
@@ -76,4 +99,12 @@ class Access:
         # One after the other: what was read before another change must not be kept after it.
         async with self._changing:
             await self.projects.load()
+            for visitor in tuple(self.visitors):
+                await self._look_again(visitor)
         self.when_changed()
+
+    async def _look_again(self, visitor: Visitor) -> None:
+        try:
+            visitor.renewed(await self.renew(visitor.who))
+        except errors.UpdraftError as error:
+            visitor.turn_out(error)

@@ -85,6 +85,10 @@ class _Known:
     good_until_ns: int | None
 
 
+_Find = Callable[[], Awaitable[RowMapping | None]]
+"""Looks for a stored credential; None: it is not good."""
+
+
 class SignIn:
     """Signs users in, and tells who holds a credential.  ``changed``: as of ``Accounts``."""
 
@@ -308,18 +312,41 @@ class SignIn:
         """
         digest = sha256(token.encode(errors="replace")).digest()
         key = (digest, NO_PROJECT if project is None and not need_project else project)
+        who = await self._who(key, lambda: self._good(token, credentials.Kind.USER), project)
+        return replace(who, peer=peer) if peer else who
+
+    async def renew(self, who: Principal) -> Principal:
+        """Return who somebody is by now whose token was seen, and whose connection is still open.
+
+        Raises as ``authenticate`` does.  A session is not unused while something of it is open.
+        """
+        if not who.credential:
+            return who  # the kernel says who they are
+        key = (who.credential.encode(), who.project)
+        found = await self._who(key, lambda: self._still_good(who.credential), who.project or None)
+        return replace(found, peer=who.peer)
+
+    async def _who(
+        self, key: tuple[bytes, str | None], find: _Find, project: str | None
+    ) -> Principal:
         known = self._known.get(key)
         now_ns = self._clock_ns()
         if known is None or known.until < time.monotonic() or _is_past(known.good_until_ns, now_ns):
-            known = await self._look_up(key, token, project)
+            generation = self._generation
+            known = await self._look_up(key, find, project)
+            while generation != self._generation:  # access changed while we looked
+                generation = self._generation
+                known = await self._look_up(key, find, project)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = known
         self._note_used(known.principal.credential, now_ns)
-        return replace(known.principal, peer=peer) if peer else known.principal
+        return known.principal
 
     async def _look_up(
-        self, key: tuple[bytes, str | None], token: str, project: str | None
+        self, key: tuple[bytes, str | None], find: _Find, project: str | None
     ) -> _Known:
-        generation = self._generation
-        row = await self._good(token, credentials.Kind.USER)
+        row = await find()
         if row is None:
             raise errors.NotSignedIn("you are not signed in here; sign in: updraft login URL")
         serial = row["user_serial"]
@@ -349,12 +376,7 @@ class SignIn:
             credential=row["id"],
         )
         until = time.monotonic() + self._limits.known_seconds
-        known = _Known(principal, until, row["expires_ns"])
-        if generation == self._generation:  # nothing was revoked while we looked
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = known
-        return known
+        return _Known(principal, until, row["expires_ns"])
 
     async def _good(self, text: str, kind: credentials.Kind) -> RowMapping | None:
         """Return the stored credential that ``text`` is, None when it is not good for anything."""
@@ -368,10 +390,13 @@ class SignIn:
             return None
         now = self._clock_ns()
         kinds = (BROWSER,) if kind is credentials.Kind.BROWSER else (SESSION, TOKEN)
-        ended = row["revoked_ns"] is not None or _is_past(row["expires_ns"], now)
-        if row["kind"] not in kinds or ended or self._is_idle(row, now):
+        if row["kind"] not in kinds or _has_ended(row, now) or self._is_idle(row, now):
             return None
-        return None if row["disabled"] or row["removed_ns"] is not None else row
+        return row
+
+    async def _still_good(self, credential_id: str) -> RowMapping | None:
+        row = await self._database.read(lambda c: queries.find_credential(c, credential_id))
+        return None if row is None or _has_ended(row, self._clock_ns()) else row
 
     def _is_idle(self, row: RowMapping, now_ns: int) -> bool:
         if row["kind"] != SESSION:
@@ -438,6 +463,12 @@ def _values(
         "created_ns": now_ns,
         "project": None,
     }
+
+
+def _has_ended(row: RowMapping, now_ns: int) -> bool:
+    """Whether a stored credential is revoked or has expired, or its user may not come any more."""
+    ended = row["revoked_ns"] is not None or _is_past(row["expires_ns"], now_ns)
+    return bool(ended or row["disabled"] or row["removed_ns"] is not None)
 
 
 def _is_past(moment_ns: int | None, now_ns: int) -> bool:
