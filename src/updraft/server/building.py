@@ -62,7 +62,7 @@ async def build(
     await execution.load()
     fleet = Fleet(database, execution, configured_pools(configuration))
     await fleet.load()
-    access = Access(database, _sessions(configuration), _oidc(configuration))
+    access = Access(database, session_limits(configuration), _oidc(configuration))
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
@@ -113,9 +113,14 @@ async def take_down(parts: Parts) -> None:
         await asyncio.to_thread(parts.database.leadership.release)
 
 
-def _sessions(configuration: Configuration) -> SessionLimits:
+def session_limits(configuration: Configuration) -> SessionLimits:
+    """Return how users sign in, and for how long."""
     configured = configuration.sign_in
-    return SessionLimits(idle_seconds=configured.session, absolute_seconds=configured.session_max)
+    return SessionLimits(
+        idle_seconds=configured.session,
+        absolute_seconds=configured.session_max,
+        passwords=configured.passwords,
+    )
 
 
 def _oidc(configuration: Configuration) -> OidcSettings | None:

@@ -200,20 +200,23 @@ class _Pages:
 
     def _sign_in_forms(self, visit: _Visit) -> str:
         hidden = _hidden(visit)
-        forms = (
-            f"<h1>Sign in to Updraft</h1>{_error(visit)}"
-            f"<form method='post' action='/login'>{hidden}"
-            "<label>Name<input name='name' autocomplete='username' required autofocus></label>"
-            "<label>Password<input name='password' type='password' "
-            "autocomplete='current-password' required></label>"
-            "<button name='do' value='sign-in'>Sign in</button></form>"
-        )
-        if self._access.oidc is not None:
-            name = escape(self._access.oidc.name)
+        oidc, passwords = self._access.oidc, self._access.sign_in.takes_passwords
+        forms = f"<h1>Sign in to Updraft</h1>{_error(visit)}"
+        if passwords:
+            forms += (
+                f"<form method='post' action='/login'>{hidden}"
+                "<label>Name<input name='name' autocomplete='username' required autofocus></label>"
+                "<label>Password<input name='password' type='password' "
+                "autocomplete='current-password' required></label>"
+                "<button name='do' value='sign-in'>Sign in</button></form>"
+            )
+        if oidc is not None:
             forms += (
                 f"<form method='post' action='/login/oidc'>{hidden}"
-                f"<button class='plain'>Sign in with {name}</button></form>"
+                f"<button class='plain'>Sign in with {escape(oidc.name)}</button></form>"
             )
+        if not passwords and oidc is None:
+            forms += "<p>Nobody signs in here by browser; ask the server's admin for a token.</p>"
         return forms
 
     def _code_forms(self, visit: _Visit, name: str) -> str:

@@ -46,13 +46,17 @@ _MAX_SECONDS = 10 * 365 * _DAY_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How long a sign-in lasts: unused, and at most; in a browser, for the pages under /login."""
+    """How a session begins, and how long it lasts: unused, and at most; in a browser, for the
+    pages under /login.
+    """
 
     idle_seconds: float = 14 * _DAY_SECONDS
     absolute_seconds: float = 90 * _DAY_SECONDS
     browser_seconds: float = 12 * 3600.0
     known_seconds: float = 5.0
     """For how long another process's changes may go unnoticed."""
+    passwords: bool = True
+    """Whether a password begins one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +123,22 @@ class SignIn:
 
     # -- signing in
 
+    @property
+    def takes_passwords(self) -> bool:
+        """Whether users sign in with a password of this server."""
+        return self._limits.passwords
+
     async def check_password(self, name: str, password: str, peer: str) -> RowMapping:
         """Return the user.  A wrong name, a wrong password and a disabled user are one error.
 
-        Raises ``errors.NotSignedIn``, and ``errors.TooManyRequests`` after several failures.
+        Raises ``errors.NotSignedIn``, ``errors.TooManyRequests`` after several failures, and
+        ``errors.NotAllowed`` where no password is taken.
         """
+        if not self.takes_passwords:
+            raise errors.NotAllowed(
+                "this server takes no passwords (sign_in.passwords); sign in through its identity "
+                "provider, updraft login URL, or with a token: updraft login URL --token-stdin"
+            )
         key, network = name[:100], network_of(peer)
         self._names.check(key)
         if network:
