@@ -115,7 +115,8 @@ class BoundedHttp(HttpToolsProtocol):
                     return {"type": "http.disconnect"}
                 return await receive()
 
-            scope["principal"] = guest.principal
+            if guest.principal is not None:
+                scope["principal"] = guest.principal
             await inner(scope, read, send)
 
         self.app = app
