@@ -33,14 +33,18 @@ class Tcp:
         self.path = path
         self._peers: list[Peer] = []
 
-    async def say(self, data: bytes, *, over_unix: bool = False) -> "Peer":
-        """Connect and send this."""
-        dial = (
-            asyncio.open_unix_connection(self.path)
-            if over_unix
-            else asyncio.open_connection("127.0.0.1", self.port)
-        )
-        reader, writer = await dial
+    async def say(self, data: bytes, source: str = "127.0.0.1") -> "Peer":
+        """Connect from one of loopback's addresses, and send this."""
+        dialled = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(source, 0))
+        return self._sent(*dialled, data)
+
+    async def say_as_owner(self, data: bytes) -> "Peer":
+        """Connect to the owner's socket, and send this."""
+        return self._sent(*await asyncio.open_unix_connection(self.path), data)
+
+    def _sent(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes
+    ) -> "Peer":
         writer.write(data)
         peer = Peer(reader, writer)
         self._peers.append(peer)

@@ -72,6 +72,8 @@ class _Incoming:
     """How long its body says it is."""
     most: int
     cut: Callable[[], None]
+    known: Callable[[], None]
+    """To be called once it is known who asks."""
     good: bool
     """Whether it came with a good credential."""
     values: int = _JSON_VALUES
@@ -82,6 +84,7 @@ class _Incoming:
     def admitted(self) -> None:
         """It carries a good credential: its body may be larger."""
         self.good = True
+        self.known()
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -160,12 +163,13 @@ class BoundedHttp(HttpToolsProtocol):
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError):
             self._refuse(400, "this is not the address of anything")
             return
-        self._guest.known()
+        self._guest.spoke()
         self._begun = self.loop.time()
         told = dict(self.headers).get(b"content-length", b"")
         incoming = _Incoming(
             told=int(told[:20]) if told.isdigit() else 0,
             cut=self.transport.abort,
+            known=self._guest.known,
             most=min(self._bodies.max_body, _BODY_BYTES),
             good=self._guest.principal is not None,
         )
