@@ -481,3 +481,43 @@ def test_codes_expire_can_be_denied_and_are_bounded_for_each_peer(tmp_path: Path
         devices.ask("", "192.0.2.8")
 
     with_api(tmp_path, check)
+
+
+@pytest.mark.parametrize("change", ["password", "disabled", "removed"])
+def test_what_was_confirmed_before_access_changed_signs_nobody_in(
+    tmp_path: Path, change: str
+) -> None:
+    async def check(made: Api) -> None:
+        await add(made, "anna", "default", password=PASSWORD)
+        devices, accounts = made.access.devices, made.access.accounts
+        asked = devices.ask("laptop", "192.0.2.7")
+        waiting = devices.find(asked.user_code)
+        assert waiting is not None
+        devices.confirm(waiting, (await accounts.show(ADMIN, "anna"))[0])
+        match change:
+            case "password":
+                await accounts.set_password(ADMIN, "anna", "another long password")
+            case "disabled":
+                await accounts.set_disabled(ADMIN, "anna", True)
+            case "removed":
+                await accounts.remove(ADMIN, "anna")
+        answer, signed_in, _ = await devices.poll(asked.device_code, "")
+        assert (answer, signed_in) == ("denied", None)
+
+    with_api(tmp_path, check)
+
+
+def test_guessing_the_current_password_has_to_wait(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        await add(made, "anna", "default", password=PASSWORD)
+        made.access.accounts._guesses._clock = lambda: 1000.0
+        text = await token(made, "anna")
+
+        async def attempt(current: str) -> int:
+            body = {"password": "another long password", "current": current}
+            return (await made.send("PUT", "/users/anna/password", text, json=body)).status_code
+
+        assert [await attempt("wrong one") for _ in range(6)] == [403] * 5 + [429]
+        assert await attempt(PASSWORD) == 429
+
+    with_api(tmp_path, check)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.access import Principal, Role
+from updraft.server.auth.backoff import Backoff
 from updraft.server.auth.passwords import Passwords
 from updraft.server.services.audit import note
 from updraft.server.services.authority import need_full_scope, need_server_admin
@@ -48,6 +49,7 @@ class Accounts:
         self._database = database
         self._passwords = passwords
         self._changed = changed
+        self._guesses = Backoff(free=5, longest_seconds=30)
 
     async def create(self, who: Principal, new: NewUser) -> RowMapping:
         """Make a user.  Raises ``errors.BadRequest``, and ``errors.Conflict`` for a taken name."""
@@ -130,14 +132,17 @@ class Accounts:
         """Set a user's password and end their sessions, but for the one that asks.
 
         A server admin sets anybody's; one's own takes the current one.  Raises
-        ``errors.NotAllowed`` and ``errors.BadRequest``.
+        ``errors.NotAllowed``, ``errors.BadRequest``, and ``errors.TooManyRequests`` to who guesses.
         """
         if who.owner == name:
             need_full_scope(who)
             user = await self._database.read(lambda connection: find(connection, name))
             if user["password_hash"] is not None:
+                self._guesses.check(name)
+                self._guesses.failed(name)  # before it is known, as when somebody signs in
                 if not await self._passwords.matches(user["password_hash"], current or ""):
                     raise errors.NotAllowed("current: this is not your password")
+                self._guesses.succeeded(name)
             elif not who.may_administer():
                 raise errors.NotAllowed("you have no password yet; a server admin may set one")
         else:

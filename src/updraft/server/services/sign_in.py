@@ -171,7 +171,10 @@ class SignIn:
     async def begin_session(
         self, user: RowMapping, *, peer: str, client: str = "", kind: str = SESSION
     ) -> SignedIn:
-        """Begin a session of a user who has proved who they are.  ``kind``: also ``BROWSER``."""
+        """Begin a session of a user who has proved who they are.  ``kind``: also ``BROWSER``.
+
+        Raises ``errors.NotSignedIn`` when what they proved it by is not good any more.
+        """
         made = credentials.new(
             credentials.Kind.BROWSER if kind == BROWSER else credentials.Kind.USER
         )
@@ -187,6 +190,13 @@ class SignIn:
         who = Principal(user["name"], peer=peer)
 
         def write(connection: Connection) -> None:
+            now_is = queries.find_user(connection, user["name"])
+            if (
+                now_is is None
+                or now_is["disabled"]
+                or (now_is["password_hash"] != user["password_hash"])
+            ):
+                raise errors.NotSignedIn("your access changed meanwhile; sign in again")
             queries.delete_old_credentials(connection, now - _KEPT_NS)
             queries.insert_credential(connection, values)
             note(connection, who, "sign in", user["name"], credential=made.id, kind=kind)
