@@ -26,6 +26,7 @@ from updraft.server.services.oidc import OidcSettings
 from updraft.server.services.operations import Operations
 from updraft.server.services.pools import configured_pools
 from updraft.server.services.sign_in import SessionLimits
+from updraft.server.services.strangers import Strangers
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database, sqlite_url
@@ -66,6 +67,7 @@ async def build(
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
+    access.strangers = Strangers(configuration.server.requests_per_second)
     instance = Instance(folders, execution, configuration.server)
     telemetry = configuration.telemetry
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)

@@ -10,6 +10,7 @@ one connection or all together make the server hold is bounded, and a flood of f
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections import Counter, OrderedDict, deque
@@ -26,6 +27,8 @@ from updraft.wire import frames
 from updraft.wire.packing import PackingError
 from updraft.wire.sockets import peer_uid
 from updraft.wire.transport import FrameConnection, body_of
+
+log = logging.getLogger("updraft.server")
 
 _HELLO_SECONDS = 10.0
 _HELLO_BYTES = 16 * 1024
@@ -388,9 +391,11 @@ class _Unknown:
         """Let in who carries a credential that fits the role."""
         session: Session | None = None
         try:
-            token, project = body.get("token"), body.get("project")
+            token, project = body.get("token"), body.get("project") or ""
             if self._doors.gate is None or type(token) is not str:
                 raise errors.NotSignedIn("this needs a credential; sign in: updraft login URL")
+            if type(project) is not str:
+                raise errors.BadRequest("project: a project's name is needed")
             who = await self._doors.gate.admit(token, project or None, self._guest.peer)
             if isinstance(who, Principal) and role in self._doors.client_roles:
                 session = self._doors.client_roles[role](who)
@@ -401,12 +406,22 @@ class _Unknown:
         except errors.UpdraftError as error:
             self.connection.fail(error.code, error.message)
             return
+        except Exception as error:
+            log.exception("cannot tell who asks")
+            failed = f"the server failed ({type(error).__name__}); see its log"
+            self.connection.fail(errors.UpdraftError.code, failed)
+            return
         transport = self.connection.transport
         if transport is None:
             return
         self._guest.known(runner=isinstance(who, Runner))
         held, self._held = self._held or [], None
-        self._begin(session, body)
+        try:
+            self._begin(session, body)
+        except (ValueError, KeyError, TypeError):
+            said = "the peer sent something that is not of this protocol"
+            self.connection.fail(errors.BadRequest.code, said)
+            return
         for frame in held:
             if self.connection.transport is not None:
                 self.connection.deliver(*frame)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 from fastapi.responses import JSONResponse
 
 from updraft import errors
-from updraft.server.auth.backoff import network_of
 from updraft.server.auth.rates import Rates
 from updraft.server.services.access import Access
+from updraft.server.services.strangers import wait_for
 from updraft.wire import schemas
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ ABOUT_NO_PROJECT = frozenset(
 """Routes that a user may ask who is in several projects and names none, or is in none yet."""
 
 _HEALTH = frozenset({"/healthz", "/readyz"})
-_STRANGERS_SHARE = 0.1
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 PROJECT_HEADER = b"updraft-project"
@@ -111,7 +110,6 @@ class Guard:
         self._app = app
         self._access = access
         self._users = Rates(per_second)
-        self._strangers = Rates(max(per_second * _STRANGERS_SHARE, 1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it."""
@@ -121,8 +119,8 @@ class Guard:
         method = scope.get("method", "GET")
         try:
             if scope["type"] == "http" and is_public(method, scope["path"]):
-                if scope["path"] not in _HEALTH:
-                    self._count_stranger(scope)
+                if scope["path"] not in _HEALTH and scope.get("principal") is None:
+                    self._access.strangers.count(_peer(scope))
                 if not scope["path"].startswith("/login"):  # which answers with pages
                     _refuse_other_sites(scope, method)
             else:
@@ -130,14 +128,6 @@ class Guard:
                 scope["principal"] = await self._principal(scope)
                 if VISIT in scope:
                     scope[VISIT].admitted()
-        except errors.NotSignedIn as error:
-            try:
-                self._count_stranger(scope)
-            except errors.TooManyRequests as too_many:
-                await _refuse(too_many, scope, receive, send)
-                return
-            await _refuse(error, scope, receive, send)
-            return
         except errors.UpdraftError as error:
             await _refuse(error, scope, receive, send)
             return
@@ -169,21 +159,8 @@ class Guard:
         who = await self._access.authenticate(
             token, project, peer, need_project=about not in ABOUT_NO_PROJECT
         )
-        _wait_for(self._users.take(who.credential))
+        wait_for(self._users.take(who.credential))
         return who
-
-    def _count_stranger(self, scope: Scope) -> None:
-        """Count a request without a good credential.  Raises ``errors.TooManyRequests``."""
-        network = network_of(_peer(scope))
-        if network and scope.get("principal") is None:
-            _wait_for(self._strangers.take(network))
-
-
-def _wait_for(seconds: float) -> None:
-    if seconds:
-        raise errors.TooManyRequests(
-            f"too many requests; try again in {math.ceil(seconds)} s", seconds
-        )
 
 
 def _peer(scope: Scope) -> str:

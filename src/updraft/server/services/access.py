@@ -18,7 +18,11 @@ from updraft.server.services.devices import Devices
 from updraft.server.services.oidc import Oidc, OidcSettings
 from updraft.server.services.projects import Projects, no_project
 from updraft.server.services.sign_in import SessionLimits, SignIn
+from updraft.server.services.strangers import Strangers
 from updraft.store.database import Database
+
+_PER_SECOND = 500.0
+"""As ``server.requests_per_second`` has it."""
 
 
 class Visitor(Protocol):
@@ -49,6 +53,7 @@ class Access:
         """Called once a change is stored: limits may have been raised."""
         self.visitors: set[Visitor] = set()
         """All that is open, to be looked at again when access changes."""
+        self.strangers = Strangers(_PER_SECOND)
         self._changing = asyncio.Lock()
         passwords = Passwords()
         self.sign_in = SignIn(database, passwords, sessions or SessionLimits(), self._changed)
@@ -70,8 +75,22 @@ class Access:
     async def authenticate(
         self, token: str, project: str | None, peer: str = "", *, need_project: bool = True
     ) -> Principal:
-        """Return who holds a token, as ``SignIn.authenticate`` does, and raise as it does."""
-        return await self.sign_in.authenticate(token, project, peer, need_project=need_project)
+        """Return who holds a token, as ``SignIn.authenticate`` does, and raise as it does.
+
+        Raises ``errors.TooManyRequests``, too, before a token that was never good is looked up.
+        """
+        familiar = self.sign_in.is_familiar(token)
+        if not familiar:
+            self.strangers.count(peer)
+        try:
+            who = await self.sign_in.authenticate(token, project, peer, need_project=need_project)
+        except (errors.NotSignedIn, errors.NotFound, errors.BadRequest):
+            if familiar:
+                self.strangers.count(peer)
+            raise
+        if not familiar:
+            self.strangers.forgive(peer)
+        return who
 
     async def renew(self, who: Principal) -> Principal:
         """Return who somebody is by now, as ``SignIn.renew`` does, and raise as it does."""

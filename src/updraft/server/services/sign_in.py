@@ -113,6 +113,7 @@ class SignIn:
         self._names = Backoff(free=5, longest_seconds=30)
         self._peers = Backoff(free=20, longest_seconds=900)
         self._known: dict[tuple[bytes, str | None], _Known] = {}
+        self._familiar: set[bytes] = set()
         self._generation = 0
         self._noted_ns: dict[str, int] = {}
         self._noting: set[asyncio.Task[None]] = set()
@@ -323,6 +324,10 @@ class SignIn:
         self._generation += 1
         self._known.clear()
 
+    def is_familiar(self, token: str) -> bool:
+        """Whether the token was good when it was looked at last."""
+        return _digest(token) in self._familiar
+
     async def authenticate(
         self, token: str, project: str | None, peer: str = "", *, need_project: bool = True
     ) -> Principal:
@@ -335,9 +340,16 @@ class SignIn:
         ``errors.NotFound`` for a project that is not theirs, and ``errors.BadRequest`` when they
         have several and name none.
         """
-        digest = sha256(token.encode(errors="replace")).digest()
+        digest = _digest(token)
         key = (digest, NO_PROJECT if project is None and not need_project else project)
-        who = await self._who(key, lambda: self._good(token, credentials.Kind.USER), project)
+        try:
+            who = await self._who(key, lambda: self._good(token, credentials.Kind.USER), project)
+        except errors.NotSignedIn:
+            self._familiar.discard(digest)
+            raise
+        if len(self._familiar) >= _MAX_KNOWN:
+            self._familiar.clear()
+        self._familiar.add(digest)
         return replace(who, peer=peer) if peer else who
 
     async def renew(self, who: Principal) -> Principal:
@@ -494,6 +506,10 @@ def _has_ended(row: RowMapping, now_ns: int) -> bool:
     """Whether a stored credential is revoked or has expired, or its user may not come any more."""
     ended = row["revoked_ns"] is not None or _is_past(row["expires_ns"], now_ns)
     return bool(ended or row["disabled"] or row["removed_ns"] is not None)
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode(errors="replace")).digest()
 
 
 def _is_past(moment_ns: int | None, now_ns: int) -> bool:
