@@ -72,6 +72,12 @@ class Tcp:
         assert self._http._bodies is not None
         return self._http._bodies.held
 
+    @property
+    def requests(self) -> int:
+        """How many are being answered."""
+        assert self._http._state is not None
+        return len(self._http._state.tasks)
+
     def http(self, token: str = "") -> httpx.AsyncClient:
         """Return a client of the API."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,5 +1,6 @@
 """The pages under /login: what a browser gets, and what other sites cannot make it do."""
 
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from tests.server.api import Api, with_api
+from tests.server.tcp import Tcp, with_tcp
 from tests.server.test_sign_in import stop_clock
 from updraft.configuration import Configuration
 from updraft.configuration.schema import SignIn
@@ -225,3 +227,26 @@ def test_no_password_is_asked_for_or_taken_where_none_is_to_be(
 
     configured = Configuration(sign_in=SignIn(passwords=False))
     with_api(tmp_path, check, session_limits(configured), oidc if provider else None)
+
+
+@pytest.mark.parametrize("path", ["/login", "/login/oidc"])
+def test_a_form_that_breaks_off_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nContent-Length: 9\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\n\r\ndo="
+    )
+
+    async def check(tcp: Tcp) -> None:
+        async with tcp.http() as browser:
+            assert (await browser.get("/login")).status_code == 200  # the application is loaded
+        await tcp.say(head.encode())
+        while not tcp.bodies_held:
+            await tcp.turn()
+        await tcp.gone()
+        while tcp.requests:
+            await tcp.turn()
+        assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+    with_tcp(tmp_path, check)

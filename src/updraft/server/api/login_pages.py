@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect
 
 from updraft import errors
 from updraft.server.api.guard import of_host
@@ -271,10 +272,13 @@ class _Pages:
         if kind != "application/x-www-form-urlencoded":
             raise errors.BadRequest("this is not a form of this page")
         body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _MAX_FORM_BYTES:
-                raise errors.BadRequest("the form is too large")
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > _MAX_FORM_BYTES:
+                    raise errors.BadRequest("the form is too large")
+        except ClientDisconnect as error:  # any stranger's doing: no failure, and no news
+            raise errors.BadRequest("the form did not come whole") from error
         try:
             fields = parse_qs(body.decode(), max_num_fields=20, keep_blank_values=True)
         except ValueError as error:
