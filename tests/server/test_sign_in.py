@@ -330,6 +330,8 @@ def test_the_project_is_the_asked_one_the_token_s_the_only_one_or_default(tmp_pa
         await add(made, "three", "red", "default")
         await add(made, "none")
         await add(made, "admin", server_admin=True)
+        await add(made, "member", "red", server_admin=True)
+        await add(made, "busy", "red", "blue", server_admin=True)
 
         async def chosen(user: str, asked: str = "", **more: Any) -> str:
             text = await token(made, user, **more)
@@ -349,6 +351,9 @@ def test_the_project_is_the_asked_one_the_token_s_the_only_one_or_default(tmp_pa
         assert await chosen("three") == "default"
         assert await chosen("admin") == "default"
         assert await chosen("admin", "blue") == "blue"
+        # Into which projects somebody put a server admin moves none of their jobs.
+        assert await chosen("member") == await chosen("busy") == "default"
+        assert await chosen("member", project="red") == "red"
         assert await chosen("two") == (
             "400 you are in several projects; name one of blue, red: UPDRAFT_PROJECT=NAME"
         )

@@ -397,7 +397,11 @@ class SignIn:
 
         roles, reachable = await self._database.read(read)
         try:
-            chosen = _choose(project, row["project"], roles, reachable)
+            asked = project or row["project"]
+            if asked is None and row["server_admin"]:
+                # Who is put where decides nothing about a server admin, who is everywhere.
+                asked = DEFAULT_PROJECT
+            chosen = _choose(asked, row["project"], roles, reachable)
         except (errors.BadRequest, errors.NotFound):
             if key[1] != NO_PROJECT:
                 raise
@@ -461,14 +465,13 @@ class SignIn:
 
 
 def _choose(
-    asked: str | None, restriction: str | None, roles: dict[str, Role], reachable: set[str]
+    chosen: str | None, restriction: str | None, roles: dict[str, Role], reachable: set[str]
 ) -> str:
     """Return the project of a request.  Raises as ``SignIn.authenticate`` does."""
-    chosen = asked or restriction
     if chosen is None:
         if len(roles) == 1:
             return next(iter(roles))
-        if DEFAULT_PROJECT in roles or (DEFAULT_PROJECT in reachable and not roles):
+        if DEFAULT_PROJECT in roles:
             return DEFAULT_PROJECT
         if not roles:
             raise errors.NotFound("you are in no project; ask an admin of one to add you")
