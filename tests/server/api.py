@@ -51,18 +51,15 @@ class Api:
     def __init__(
         self,
         app: FastAPI,
-        database: Database,
-        execution: Execution,
-        jobs: Jobs,
-        access: Access,
-        keys: EnvironmentKeys,
+        parts: Parts,
     ) -> None:
         self.app = app
-        self.keys = keys
-        self.jobs = jobs
-        self.access = access
-        self.database = database
-        self.execution = execution
+        self.parts = parts
+        self.keys = parts.keys
+        self.jobs = parts.jobs
+        self.access = parts.access
+        self.database = parts.database
+        self.execution = parts.execution
         self.document: dict[str, Any] = app.openapi()
 
     async def ask(
@@ -143,7 +140,7 @@ async def api(
         operations = Operations(execution, database, instance)
         parts = Parts(database, keys, execution, jobs, fleet, instance, access, operations)
         app = make_app(parts)
-        yield Api(app, database, execution, jobs, access, keys)
+        yield Api(app, parts)
     finally:
         await execution.settle()
         await access.close()

@@ -1,5 +1,6 @@
 """The pages under /login: what a browser gets, and what other sites cannot make it do."""
 
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,10 +10,15 @@ import httpx
 import pytest
 
 from tests.server.api import Api, with_api
+from tests.server.tcp import Tcp, with_tcp
 from tests.server.test_sign_in import stop_clock
+from updraft.configuration import Configuration
+from updraft.configuration.schema import SignIn
 from updraft.model.access import Principal, Role
 from updraft.server.api.login_pages import SESSION_COOKIE
+from updraft.server.building import session_limits
 from updraft.server.services.accounts import NewUser
+from updraft.server.services.oidc import OidcSettings
 
 ADMIN = Principal("uid:4000000", server_admin=True)
 PASSWORD = "correct horse battery"
@@ -195,3 +201,52 @@ def test_a_wrong_password_is_said_on_the_page_and_has_to_wait_in_the_end(tmp_pat
             assert SESSION_COOKIE not in browser.cookies
 
     with_api(tmp_path, check)
+
+
+@pytest.mark.parametrize("provider", [True, False])
+def test_no_password_is_asked_for_or_taken_where_none_is_to_be(
+    tmp_path: Path, provider: bool
+) -> None:
+    oidc = OidcSettings("https://idp.example.org", "id", "secret", "https://updraft.test")
+
+    async def check(made: Api) -> None:
+        await anna(made)
+        told = {"name": "anna", "password": PASSWORD}
+        answer = await made.send("POST", "/sign-in", json=told)
+        assert answer.status_code == 403
+        assert "this server takes no passwords" in answer.json()["error"]["message"]
+        async with made.browser() as browser:
+            page = await browser.get("/login")
+            assert "type='password'" not in page.text
+            if provider:
+                refused = await post(browser, page, None, do="sign-in", **told)
+                assert refused.status_code == 403
+                assert SESSION_COOKIE not in browser.cookies
+            else:
+                assert "ask the server's admin for a token" in page.text.replace("&#x27;", "'")
+
+    configured = Configuration(sign_in=SignIn(passwords=False))
+    with_api(tmp_path, check, session_limits(configured), oidc if provider else None)
+
+
+@pytest.mark.parametrize("path", ["/login", "/login/oidc"])
+def test_a_form_that_breaks_off_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nContent-Length: 9\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\n\r\ndo="
+    )
+
+    async def check(tcp: Tcp) -> None:
+        async with tcp.http() as browser:
+            assert (await browser.get("/login")).status_code == 200  # the application is loaded
+        await tcp.say(head.encode())
+        while not tcp.bodies_held:
+            await tcp.turn()
+        await tcp.gone()
+        while tcp.requests:
+            await tcp.turn()
+        assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+    with_tcp(tmp_path, check)

@@ -21,6 +21,7 @@ from updraft.model.access import Principal
 from updraft.server.api.login_pages import SESSION_COOKIE
 from updraft.server.services.accounts import NewUser
 from updraft.server.services.oidc import Oidc, OidcSettings
+from updraft.server.services.sign_in import NewToken
 from updraft.store import access as queries
 
 ADMIN = Principal("uid:4000000", server_admin=True)
@@ -83,6 +84,9 @@ def test_whoever_has_an_address_of_ours_becomes_a_user_and_stays_the_same(
         )  # fmt: skip
         shown = (await made.ask("GET", "/users/anna.a", ADMIN)).json()
         assert shown["projects"] == [{"project": "default", "role": "member"}]
+        made_token = await made.access.sign_in.create_token(ADMIN, NewToken("x", user="anna.a"))
+        found = (await made.send("GET", "/projects", made_token[1])).json()["projects"]
+        assert [each["name"] for each in found] == ["default"]
         # A namesake is somebody else.
         async with made.browser() as browser:
             await go(browser, **{**ANNA, "sub": "anna-2"})
@@ -214,7 +218,7 @@ def test_a_provider_that_does_not_answer_is_said_and_one_without_tls_is_refused(
 
     async def refused(made: Api) -> None:
         with pytest.raises(errors.BadConfiguration, match=r"oidc\.issuer"):
-            Oidc(made.database, settings("http://idp.example.org"), lambda: None)
+            Oidc(made.database, settings("http://idp.example.org"), made.access.load)
         assert await made.database.read(queries.all_users) == []
 
     with_api(tmp_path, refused)

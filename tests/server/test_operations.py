@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.api import ME, Api, with_api
+from tests.server.tcp import Tcp, with_tcp
 from updraft.model.access import Principal
 from updraft.server.loops.lag import watch_lag
 from updraft.server.observe import logs
@@ -208,6 +209,21 @@ def log() -> Iterator[io.StringIO]:
 def lines(log: io.StringIO, logger: str = "updraft.requests") -> list[dict[str, object]]:
     found = [json.loads(line) for line in log.getvalue().splitlines()]
     return [line for line in found if line["logger"] == logger]
+
+
+def test_the_token_for_the_measures_works_over_the_network(tmp_path: Path) -> None:
+    async def check(tcp: Tcp) -> None:
+        tcp.made.parts.operations.open_metrics(TOKEN)
+        async with tcp.http(TOKEN) as client:
+            answer = await client.get("/metrics")
+            assert answer.status_code == 200
+            assert "updraft_" in answer.text
+            for path in ("/api/v1/me", "/api/v1/jobs"):
+                assert (await client.get(path)).status_code == 401
+        async with tcp.http(TOKEN + "x") as client:
+            assert (await client.get("/metrics")).status_code == 401
+
+    with_tcp(tmp_path, check)
 
 
 def test_a_request_is_logged_with_its_id_route_and_job_and_without_secrets(

@@ -99,7 +99,13 @@ class Server:
         "a runner unseen for this long has lost its tasks; longer than suspect_after",
         least="2s",
     )
-    max_body: Bytes = setting(SIZE, "64M", "largest body of a request", least="64K", most="1G")
+    max_body: Bytes = setting(
+        SIZE,
+        "64M",
+        "largest body of a request, 16M in any case; four times this in all of them together",
+        least="64K",
+        most="1G",
+    )
     max_connections: int = setting(
         INTEGER, 4096, "connections at a time, of all peers", least=16, most=1_000_000
     )

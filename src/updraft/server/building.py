@@ -28,6 +28,7 @@ from updraft.server.services.oidc import OidcSettings
 from updraft.server.services.operations import Operations
 from updraft.server.services.pools import configured_pools
 from updraft.server.services.sign_in import SessionLimits
+from updraft.server.services.strangers import Strangers
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database, sqlite_url
@@ -66,12 +67,13 @@ async def build(
     fleet = Fleet(database, execution, configured_pools(configuration))
     await fleet.load()
     access = Access(
-        database, _sessions(configuration), _oidc(configuration), _limits(configuration)
+        database, session_limits(configuration), _oidc(configuration), _limits(configuration)
     )
     access.admission.quota_bytes = configuration.server.output_quota
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
+    access.strangers = Strangers(configuration.server.requests_per_second)
     instance = Instance(folders, execution, configuration.server)
     telemetry = configuration.telemetry
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
@@ -96,10 +98,8 @@ def make_doors(parts: Parts, http: HttpApi, configuration: Configuration) -> Doo
     agents = AgentSessions(parts.execution, beside, lease, **sure)
     doors = Doors(
         {
-            "client": lambda who: ClientSession(
-                parts.execution, parts.jobs, parts.access.admission, who
-            ),
-            "exec": lambda who: ExecSession(beside, parts.jobs, who),
+            "client": lambda who: ClientSession(parts.execution, parts.jobs, parts.access, who),
+            "exec": lambda who: ExecSession(beside, parts.jobs, parts.access, who),
         },
         {"agent": agents.control, "agent-data": agents.data},
         http=http.protocol,
@@ -126,9 +126,14 @@ async def take_down(parts: Parts) -> None:
         await asyncio.to_thread(parts.database.leadership.release)
 
 
-def _sessions(configuration: Configuration) -> SessionLimits:
+def session_limits(configuration: Configuration) -> SessionLimits:
+    """Return how users sign in, and for how long."""
     configured = configuration.sign_in
-    return SessionLimits(idle_seconds=configured.session, absolute_seconds=configured.session_max)
+    return SessionLimits(
+        idle_seconds=configured.session,
+        absolute_seconds=configured.session_max,
+        passwords=configured.passwords,
+    )
 
 
 def _limits(configuration: Configuration) -> DefaultLimits:

@@ -8,6 +8,7 @@ one that is not read.  Whoever is cut off may come again; our clients go on wher
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from updraft import errors
 from updraft.server.api.door import Guest
-from updraft.server.api.guard import PUBLIC
+from updraft.server.api.guard import VISIT
 from updraft.wire import frames, schemas
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ _READ_SECONDS = 60.0
 _LINGER_SECONDS = 2.0
 _PUBLIC_BODY_BYTES = 64 * 1024
 """Of requests without credentials: a name and a password, or what a machine is."""
-_JSON_BODY_BYTES = frames.MAX_PAYLOAD
+_BODY_BYTES = frames.MAX_PAYLOAD
 """As on the other way in: an argument list has its limits, too."""
 _JSON_VALUES = 700_000
-"""As ``packing.MAX_VALUES``."""
+"""As ``packing.MAX_VALUES``.  Of any body: what it is read as, its type may not tell."""
 _HELD_SHARE = 4
 
 _PHRASES = {
@@ -63,6 +64,29 @@ class Bodies:
         return self.held > _HELD_SHARE * self.max_body
 
 
+@dataclass(slots=True, eq=False)
+class _Incoming:
+    """One request: what it may make the server hold, and does.  It is the guard's ``Visit``."""
+
+    told: int
+    """How long its body says it is."""
+    most: int
+    cut: Callable[[], None]
+    known: Callable[[], None]
+    """To be called once it is known who asks."""
+    good: bool
+    """Whether it came with a good credential."""
+    values: int = _JSON_VALUES
+    """How many values the body may have yet."""
+    came: int = 0
+    held: int = 0
+
+    def admitted(self) -> None:
+        """It carries a good credential: its body may be larger."""
+        self.good = True
+        self.known()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """One connection."""
 
@@ -80,15 +104,23 @@ class BoundedHttp(HttpToolsProtocol):
         self._unused = 0
         """Bytes since something came of them: a head, a piece of a body."""
         self._trailers = 0
-        self._body_bytes = 0
-        self._max_body = 0
-        self._values: int | None = None
-        """How many values the body may have yet, if it is JSON."""
+        self._incoming: _Incoming | None = None
+        """The request that was heard last."""
+        self._unanswered: deque[_Incoming] = deque()
         inner = self.app
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
-            scope["principal"] = guest.principal
-            await inner(scope, receive, send)
+            incoming: _Incoming = scope[VISIT]
+
+            async def read() -> Any:
+                # What is read of strangers is little, whatever the routes think of their address.
+                if not incoming.good and not self._fits(incoming, _PUBLIC_BODY_BYTES):
+                    return {"type": "http.disconnect"}
+                return await receive()
+
+            if guest.principal is not None:
+                scope["principal"] = guest.principal
+            await inner(scope, read, send)
 
         self.app = app
 
@@ -106,7 +138,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._reading = self._head = True
-        self._trailers = self._body_bytes = 0
+        self._trailers = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -127,56 +159,63 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(431, "the head of the request is too long")
             return
         try:
-            path = httptools.parse_url(self.url).path.decode()
+            httptools.parse_url(self.url).path.decode("ascii")
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError):
             self._refuse(400, "this is not the address of anything")
             return
-        self._guest.known()
+        self._guest.spoke()
         self._begun = self.loop.time()
-        fields = dict(self.headers)
-        kind = fields.get(b"content-type", b"").lower()
-        is_json = b"octet-stream" not in kind
-        self._values = _JSON_VALUES if is_json else None
-        method = self.parser.get_method().decode("latin-1")
-        if self._guest.principal is None and (method, path) in PUBLIC:
-            self._max_body = _PUBLIC_BODY_BYTES
-        else:
-            self._max_body = min(
-                self._bodies.max_body, _JSON_BODY_BYTES if is_json else self._bodies.max_body
-            )
-        told = fields.get(b"content-length", b"")
-        if told.isdigit() and int(told[:20]) > self._max_body:
-            self._refuse(413, f"the body is longer than {self._max_body} bytes")
+        told = dict(self.headers).get(b"content-length", b"")
+        incoming = _Incoming(
+            told=int(told[:20]) if told.isdigit() else 0,
+            cut=self.transport.abort,
+            known=self._guest.known,
+            most=min(self._bodies.max_body, _BODY_BYTES),
+            good=self._guest.principal is not None,
+        )
+        if not self._fits(incoming, incoming.most):
             return
+        self._incoming = incoming
+        self._unanswered.append(incoming)
+        self.scope[VISIT] = incoming  # type: ignore[literal-required]
         super().on_headers_complete()
 
+    def _fits(self, incoming: _Incoming, most: int) -> bool:
+        """Whether a body is short enough, as far as is known; else the request is refused."""
+        incoming.most = most
+        fits = max(incoming.told, incoming.came) <= most
+        if not fits:
+            self._refuse(413, f"the body is longer than {most} bytes")
+        return fits
+
     def on_body(self, body: bytes) -> None:
-        if self._over:
+        incoming = self._incoming
+        if self._over or incoming is None:
             return
         self._unused = 0
-        self._body_bytes += len(body)
-        self._bodies.held += len(body)
-        if self._body_bytes > self._max_body:
-            self._refuse(413, f"the body is longer than {self._max_body} bytes")
-        elif self._bodies.full:
+        incoming.came += len(body)
+        if not self.cycle.response_complete:  # else it is forgotten at once
+            incoming.held += len(body)
+            self._bodies.held += len(body)
+        if not self._fits(incoming, incoming.most):
+            return
+        if self._bodies.full:
             self._refuse(503, "too many large requests at a time; try again")
-        elif self._is_bomb(body):
+        elif self._is_bomb(incoming, body):
             self._refuse(413, f"the body has more than {_JSON_VALUES} values")
         else:
             if not self.cycle.response_complete:  # else its end is set already
                 self._limit(_BODY_SECONDS, self._too_slow)
             slow = self.loop.time() - self._begun - _BODY_SECONDS
-            if slow > 0 and self._body_bytes < slow * _BODY_BYTES_A_SECOND:
+            if slow > 0 and incoming.came < slow * _BODY_BYTES_A_SECOND:
                 self._too_slow()
                 return
             super().on_body(body)
 
-    def _is_bomb(self, body: bytes) -> bool:
+    def _is_bomb(self, incoming: _Incoming, body: bytes) -> bool:
         """Whether the body becomes many times its size when it is read."""
-        if self._values is None:
-            return False
-        self._values -= body.count(b",") + body.count(b"[") + body.count(b"{")
-        return self._values < 0
+        incoming.values -= body.count(b",") + body.count(b"[") + body.count(b"{")
+        return incoming.values < 0
 
     def on_message_complete(self) -> None:
         if self._over:
@@ -189,7 +228,8 @@ class BoundedHttp(HttpToolsProtocol):
     # -- what is sent
 
     def on_response_complete(self) -> None:
-        self._let_go_of_body()
+        if self._unanswered:
+            self._let_go(self._unanswered.popleft())
         super().on_response_complete()
         if self._reading and self.cycle.more_body and not self._over:
             # Refused before all of it had come: the rest is not waited for.
@@ -209,7 +249,8 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._over = True
         self._limit(0, None)
-        self._let_go_of_body()
+        while self._unanswered:
+            self._let_go(self._unanswered.popleft())
         self._guest.gone()
         super().connection_lost(exc)
         if self._unread is not None:
@@ -224,9 +265,9 @@ class BoundedHttp(HttpToolsProtocol):
         if then is not None:
             self._timer = self.loop.call_later(seconds, then)
 
-    def _let_go_of_body(self) -> None:
-        self._bodies.held -= self._body_bytes
-        self._body_bytes = 0
+    def _let_go(self, incoming: _Incoming) -> None:
+        self._bodies.held -= incoming.held
+        incoming.held = 0
 
     def _too_slow(self) -> None:
         self._refuse(408, "the request did not come in time")

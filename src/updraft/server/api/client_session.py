@@ -10,7 +10,8 @@ from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.job import Outcome
 from updraft.server.api.client_streams import OUTPUTS, STREAM_KINDS, ClientStreams
-from updraft.server.services.admission import Admission
+from updraft.server.services.access import Access
+from updraft.server.services.authority import need_change
 from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import EndedJob, Jobs
 from updraft.server.services.live import LiveAttempt, LiveJob
@@ -28,20 +29,15 @@ _TELL_WHY_AFTER_SECONDS = 0.7
 class ClientSession(ClientStreams):
     """One client connection: at most one job, whose streams it holds."""
 
-    def __init__(
-        self, execution: Execution, jobs: Jobs, admission: Admission, principal: Principal
-    ) -> None:
-        super().__init__(execution)
+    def __init__(self, execution: Execution, jobs: Jobs, access: Access, who: Principal) -> None:
+        super().__init__(execution, access, who)
         self._jobs = jobs
-        self._admission = admission
-        self._principal = principal
-        self._job: LiveJob | None = None
         self._remote = False
 
     # -- door.Session
 
     def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
-        self.connection = connection
+        super().start(connection, body)
         self._remote = connection.is_remote
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
@@ -55,18 +51,18 @@ class ClientSession(ClientStreams):
             self._signal(signal_of(payload))
         elif kind == frames.RESIZE:
             size = size_of(payload)
-            if self._job is not None:
-                self.execution.live.forward(self._job, frames.RESIZE, size)
-        elif kind == frames.DETACH and self._job is not None:
-            self.ask(self._detach(self._job))
-        elif kind == frames.CANCEL and self._job is not None:
-            self.ask(self.execution.cancel(self._job))
+            if self.job is not None:
+                self.execution.live.forward(self.job, frames.RESIZE, size)
+        elif kind == frames.DETACH and self.job is not None:
+            self.ask(self._detach(self.job))
+        elif kind == frames.CANCEL and self.job is not None:
+            self.ask(self.execution.cancel(self.job))
 
     def closed(self) -> None:
         self.let_go()
-        if self._job is not None:
-            self.execution.attendance.lost(self._job, self)
-            self._job = None
+        if self.job is not None:
+            self.execution.attendance.lost(self.job, self)
+            self.job = None
 
     def writable(self, ready: bool) -> None:
         """What is under way to a client is bounded by the window that it granted."""
@@ -74,15 +70,15 @@ class ClientSession(ClientStreams):
     # -- requests
 
     async def _submit(self, body: dict[str, Any]) -> None:
-        if self._job is not None:
+        if self.job is not None:
             raise errors.Conflict("this connection has its job already")
         submission, environment = parse_submission(body)
-        await self._admission.admit(self._principal, submission)
+        who = await self.renew()
+        await self.access.admission.admit(who, submission)
         client = self if submission.attached else None
         # The client may go while its job is being stored: the job is stored all the same.
-        job_id = await asyncio.shield(
-            self.execution.submit(self._principal, submission, environment, client)
-        )
+        job_id = await asyncio.shield(self.execution.submit(who, submission, environment, client))
+        self.renewed(self.who)  # which may have changed meanwhile
         if client is None:
             self.send(frames.ACCEPTED, {"job": job_id})
         elif self._is_idle():
@@ -90,14 +86,15 @@ class ClientSession(ClientStreams):
             await self._attach({"job": job_id, "attempt": 1, "stdout": 0, "stderr": 0})
 
     def _is_idle(self) -> bool:
-        return self._job is None and self._ended is None and self.connection is not None
+        return self.job is None and self._ended is None and self.connection is not None
 
     async def _attach(self, body: dict[str, Any]) -> None:
-        found = await self._jobs.resolve(self._principal, body["job"])
+        found = await self._jobs.resolve(await self.renew(), body["job"])
         if isinstance(found, EndedJob):
             self._replay(found, body)
             return
-        self._job = found
+        need_change(self.who, found.owner, found.id)  # who may have changed meanwhile
+        self.job = found
         self.execution.attendance.back(found, self)
         self.send(frames.ACCEPTED, {"job": found.id})
         if found.attempt is not None:
@@ -130,7 +127,7 @@ class ClientSession(ClientStreams):
         self.end_streams(ended)
 
     def _signal(self, number: int) -> None:
-        job = self._job
+        job = self.job
         if job is None:
             return
         if job.attempt is None:
@@ -141,7 +138,7 @@ class ClientSession(ClientStreams):
 
     async def _detach(self, job: LiveJob) -> None:
         await self.execution.detach_client(job, self)
-        self._job = None
+        self.job = None
         if self.connection is not None:
             self.connection.close()
 
@@ -152,7 +149,7 @@ class ClientSession(ClientStreams):
         return self._remote
 
     def accepted(self, job: LiveJob) -> None:
-        self._job = job
+        self.job = job
         if self.connection is None:  # it went while the job was being stored
             self.execution.attendance.lost(job, self)
             return
@@ -167,7 +164,7 @@ class ClientSession(ClientStreams):
         self.begin_streams(attempt.serial, attempt.number, [0, 0], folder, resumed=False)
 
     def job_ended(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:
-        self._job = None
+        self.job = None
         number = self.attachment.number if self.attachment is not None else 0
         self.end_streams(EndedJob(job.id, number, outcome, lengths))
 
@@ -178,7 +175,7 @@ class ClientSession(ClientStreams):
         self.send(kind, body)
 
     def replaced(self) -> None:
-        self._job = None
+        self.job = None
         self.attachment = None
         if self.connection is not None:
             self.connection.fail(errors.Conflict.code, "another client attached to the job")
@@ -187,6 +184,6 @@ class ClientSession(ClientStreams):
         asyncio.get_running_loop().call_later(_TELL_WHY_AFTER_SECONDS, self._tell_why)
 
     def _tell_why(self) -> None:
-        job = self._job
+        job = self.job
         if job is not None and job.waiting:
             self.say(f"job {job.id} waits: {self.execution.live.reason(job)}")

@@ -8,9 +8,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 from updraft import errors
+from updraft.model.access import Principal
 from updraft.server.relay.relay import Attachment
+from updraft.server.services.access import Access
+from updraft.server.services.authority import need_change
 from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import EndedJob
+from updraft.server.services.live import LiveJob
 from updraft.storage.segments import SegmentReader
 from updraft.wire import frames
 from updraft.wire.packing import PackingError
@@ -27,8 +31,11 @@ STREAM_KINDS = frozenset({frames.DATA, frames.LIMIT, frames.EOF, frames.CLOSE})
 class ClientStreams:
     """What the sessions of clients share: one attachment, and how its output is completed."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, access: Access, who: Principal) -> None:
         self.execution = execution
+        self.access = access
+        self.who = who
+        self.job: LiveJob | None = None
         self.relay = execution.relay
         self.connection: FrameConnection | None = None
         self.attachment: Attachment | None = None
@@ -39,7 +46,36 @@ class ClientStreams:
         self._room = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()
 
+    # -- door.Session
+
+    def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
+        """Take the connection over."""
+        self.connection = connection
+        self.access.visitors.add(self)
+
+    # -- access.Visitor
+
+    def renewed(self, who: Principal) -> None:
+        """Go on as this principal, if they may still do with the job what is done here."""
+        self.who = who
+        if self.job is not None:
+            need_change(who, self.job.owner, self.job.id)
+
+    def turn_out(self, error: errors.UpdraftError) -> None:
+        """End the connection: to the job, its client is lost."""
+        if self.connection is None:
+            return
+        if isinstance(error, errors.Unavailable):
+            self.connection.abort()  # nobody could tell: they may come again and ask
+        else:
+            self.connection.fail(error.code, error.message)
+
     # -- what the session calls
+
+    async def renew(self) -> Principal:
+        """Return who they are by now: the connection may be older than a change of access."""
+        self.who = await self.access.renew(self.who)
+        return self.who
 
     def begin_streams(
         self, serial: int, number: int, positions: list[int], folder: str, *, resumed: bool
@@ -107,6 +143,7 @@ class ClientStreams:
     def let_go(self) -> None:
         """The connection is gone: detach, and stop what is under way for it."""
         self.connection = None
+        self.access.visitors.discard(self)
         if self.attachment is not None:
             self.relay.detach(self.attachment)
             self.attachment = None

@@ -10,9 +10,10 @@ one connection or all together make the server hold is bounded, and a flood of f
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -27,8 +28,11 @@ from updraft.wire.packing import PackingError
 from updraft.wire.sockets import peer_uid
 from updraft.wire.transport import FrameConnection, body_of
 
+log = logging.getLogger("updraft.server")
+
 _HELLO_SECONDS = 10.0
 _HELLO_BYTES = 16 * 1024
+_MAX_NETWORKS = 10_000
 _MAX_HELD = 256
 """Frames behind a HELLO that is being looked at."""
 _CLIENT_UNSENT_BYTES = 32 << 20
@@ -78,8 +82,13 @@ class Room:
     peer: int = 1024
 
     @property
+    def strangers(self) -> int:
+        """Of all: the rest is for addresses that runners came from."""
+        return self.all - self.all // 4
+
+    @property
     def unknown(self) -> int:
-        """Of one peer, for those that have not said who they are."""
+        """Of one peer, for those without a good credential so far."""
         return max(self.peer // 4, 4)
 
 
@@ -104,10 +113,12 @@ class Doors:
         self.some_client_gone = asyncio.Event()
         self.accepted = 0
         self.connections = 0
+        """How many have come in over TCP.  The owner's socket has room whatever strangers take."""
         self.peers: Counter[str] = Counter()
-        """How many connections each peer has."""
+        """How many of them each peer has."""
         self.unknown: Counter[str] = Counter()
-        """How many of them have not said who they are."""
+        """How many of these have shown no good credential."""
+        self._runners_from: OrderedDict[str, None] = OrderedDict()
         self.half_messages_bytes = 0
         self.slow_agents: set[FrameConnection] = set()
         self.floods = pacing.Queue(lambda: bool(self.slow_agents))
@@ -117,12 +128,19 @@ class Doors:
         network = network_of(peer)
         room = self.room
         if (
-            self.connections >= room.all
+            self.connections >= (room.all if network in self._runners_from else room.strangers)
             or self.peers[network] >= room.peer
             or self.unknown[network] >= room.unknown
         ):
             return None
         return Guest(self, peer, network)
+
+    def expect_runners(self, network: str) -> None:
+        """A runner was let in from there: it will come again, and others of its machines."""
+        self._runners_from[network] = None
+        self._runners_from.move_to_end(network)
+        if len(self._runners_from) > _MAX_NETWORKS:
+            self._runners_from.popitem(last=False)
 
     async def clients_gone(self) -> None:
         """Wait until no client of the raw protocol is there: each has what it came for."""
@@ -146,7 +164,7 @@ class Door(asyncio.Protocol):
         if self._guest is None:
             peer_socket: socket.socket = transport.get_extra_info("socket")
             uid = peer_uid(peer_socket)
-            if uid != os.geteuid() or doors.connections >= doors.room.all:
+            if uid != os.geteuid():
                 self._transport.abort()
                 return
             self._guest = Guest(doors, "", "", f"uid:{uid}")
@@ -171,9 +189,10 @@ class Door(asyncio.Protocol):
 
 
 class Guest:
-    """Who has come in: known from the start, or given a moment to say so.
+    """Who has come in: known from the start, or by a good credential.
 
-    Whoever has the connection calls ``known`` when they have, and ``gone`` at its end.
+    Whoever has the connection calls ``spoke`` once something of sense has come, ``known`` when it
+    had such a credential, and ``gone`` at the connection's end.
     """
 
     def __init__(self, doors: Doors, peer: str, network: str, owner: str | None = None) -> None:
@@ -182,33 +201,38 @@ class Guest:
         self._doors = doors
         self._network = network
         self._timer: asyncio.TimerHandle | None = None
-        self._here = True
-        self._unknown = owner is None
-        doors.connections += 1
-        doors.peers[network] += 1
-        if self._unknown:
+        self._counted = self._unknown = owner is None
+        if self._counted:
+            doors.connections += 1
+            doors.peers[network] += 1
             doors.unknown[network] += 1
 
     def give_time(self, transport: asyncio.Transport) -> None:
-        """End the connection unless they are known in a moment."""
+        """End the connection unless they speak in a moment."""
         if self._unknown:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_HELLO_SECONDS, transport.abort)
 
-    def known(self) -> None:
-        """They have said who they are, or gone."""
+    def spoke(self) -> None:
+        """A request has come, which has its own time from now on."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def known(self, *, runner: bool = False) -> None:
+        """They have a good credential: a user's, or a runner's."""
+        self.spoke()
         if self._unknown:
             self._unknown = False
             _less(self._doors.unknown, self._network)
+        if runner:
+            self._doors.expect_runners(self._network)
 
     def gone(self) -> None:
         """The connection has ended."""
         self.known()
-        if self._here:
-            self._here = False
+        if self._counted:
+            self._counted = False
             self._doors.connections -= 1
             _less(self._doors.peers, self._network)
 
@@ -390,12 +414,22 @@ class _Unknown:
         except errors.UpdraftError as error:
             self.connection.fail(error.code, error.message)
             return
+        except Exception as error:
+            log.exception("cannot tell who asks")
+            failed = f"the server failed ({type(error).__name__}); see its log"
+            self.connection.fail(errors.UpdraftError.code, failed)
+            return
         transport = self.connection.transport
         if transport is None:
             return
-        self._guest.known()
+        self._guest.known(runner=isinstance(who, Runner))
         held, self._held = self._held or [], None
-        self._begin(session, body)
+        try:
+            self._begin(session, body)
+        except (ValueError, KeyError, TypeError):
+            said = "the peer sent something that is not of this protocol"
+            self.connection.fail(errors.BadRequest.code, said)
+            return
         for frame in held:
             if self.connection.transport is not None:
                 self.connection.deliver(*frame)

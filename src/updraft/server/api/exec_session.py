@@ -9,27 +9,25 @@ from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.job import Outcome
 from updraft.server.api.client_streams import STREAM_KINDS, ClientStreams
+from updraft.server.services.access import Access
+from updraft.server.services.authority import need_change
 from updraft.server.services.beside import BesideRuns
 from updraft.server.services.jobs import EndedJob, Jobs
 from updraft.server.services.live import LiveJob
 from updraft.wire import frames
-from updraft.wire.transport import FrameConnection, body_of, signal_of, size_of
+from updraft.wire.transport import body_of, signal_of, size_of
 
 
 class ExecSession(ClientStreams):
     """One process beside a job.  It is no job: it ends with its client, its job, or the server."""
 
-    def __init__(self, beside: BesideRuns, jobs: Jobs, principal: Principal) -> None:
-        super().__init__(beside.execution)
+    def __init__(self, beside: BesideRuns, jobs: Jobs, access: Access, who: Principal) -> None:
+        super().__init__(beside.execution, access, who)
         self._beside = beside
         self._jobs = jobs
-        self._principal = principal
         self._serial: int | None = None
 
     # -- door.Session
-
-    def start(self, connection: FrameConnection, body: dict[str, Any]) -> None:
-        self.connection = connection
 
     def frame(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         if kind in STREAM_KINDS:
@@ -58,9 +56,11 @@ class ExecSession(ClientStreams):
     async def _exec(self, body: dict[str, Any]) -> None:
         if self._serial is not None:
             raise errors.Conflict("this connection has its process already")
-        job = await self._jobs.resolve(self._principal, body["job"])
+        job = await self._jobs.resolve(await self.renew(), body["job"])
         if not isinstance(job, LiveJob):
             raise errors.Conflict(f"job {job.id} has ended; exec needs a running one")
+        need_change(self.who, job.owner, job.id)  # who may have changed meanwhile
+        self.job = job
         self._serial = self._beside.start(job, body, self)
         self.send(frames.ACCEPTED, {"job": job.id})
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fastapi.responses import JSONResponse
 
 from updraft import errors
-from updraft.server.auth.backoff import network_of
 from updraft.server.auth.rates import Rates
 from updraft.server.services.access import Access
+from updraft.server.services.strangers import wait_for
 from updraft.wire import schemas
 
 if TYPE_CHECKING:
@@ -64,10 +64,35 @@ ABOUT_NO_PROJECT = frozenset(
 """Routes that a user may ask who is in several projects and names none, or is in none yet."""
 
 _HEALTH = frozenset({"/healthz", "/readyz"})
-_STRANGERS_SHARE = 0.1
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 PROJECT_HEADER = b"updraft-project"
+VISIT = "updraft.visit"
+"""Where a request's ``Visit`` is in its scope, if it came over a connection."""
+
+
+class Visit(Protocol):
+    """A request, to the connection that it came by."""
+
+    def admitted(self) -> None:
+        """It carries a good credential."""
+
+    def cut(self) -> None:
+        """End the connection at once."""
+
+
+class _Looking:
+    """A request that only looks, which may go on for as long as what it looks at."""
+
+    def __init__(self, who: Principal, visit: Visit) -> None:
+        self.who = who
+        self._visit = visit
+
+    def renewed(self, who: Principal) -> None:
+        self.who = who
+
+    def turn_out(self, error: errors.UpdraftError) -> None:
+        self._visit.cut()  # whoever comes again is told why not
 
 
 def is_public(method: str, path: str) -> bool:
@@ -85,7 +110,6 @@ class Guard:
         self._app = app
         self._access = access
         self._users = Rates(per_second)
-        self._strangers = Rates(max(per_second * _STRANGERS_SHARE, 1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it."""
@@ -95,21 +119,15 @@ class Guard:
         method = scope.get("method", "GET")
         try:
             if scope["type"] == "http" and is_public(method, scope["path"]):
-                if scope["path"] not in _HEALTH:
-                    self._count_stranger(scope)
+                if scope["path"] not in _HEALTH and scope.get("principal") is None:
+                    self._access.strangers.count(_peer(scope))
                 if not scope["path"].startswith("/login"):  # which answers with pages
                     _refuse_other_sites(scope, method)
             else:
                 _refuse_other_sites(scope, method)
                 scope["principal"] = await self._principal(scope)
-        except errors.NotSignedIn as error:
-            try:
-                self._count_stranger(scope)
-            except errors.TooManyRequests as too_many:
-                await _refuse(too_many, scope, receive, send)
-                return
-            await _refuse(error, scope, receive, send)
-            return
+                if VISIT in scope:
+                    scope[VISIT].admitted()
         except errors.UpdraftError as error:
             await _refuse(error, scope, receive, send)
             return
@@ -118,7 +136,18 @@ class Guard:
             failed = errors.UpdraftError(f"the server failed ({type(error).__name__}); see its log")
             await _refuse(failed, scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        visit: Visit | None = scope.get(VISIT)
+        who: Principal | None = scope.get("principal")
+        # What changes something is not cut off by the very change that it makes.
+        if visit is None or who is None or method not in _SAFE:
+            await self._app(scope, receive, send)
+            return
+        looking = _Looking(who, visit)
+        self._access.visitors.add(looking)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._access.visitors.discard(looking)
 
     async def _principal(self, scope: Scope) -> Principal:
         token, project = _asked(scope)
@@ -130,21 +159,8 @@ class Guard:
         who = await self._access.authenticate(
             token, project, peer, need_project=about not in ABOUT_NO_PROJECT
         )
-        _wait_for(self._users.take(who.credential))
+        wait_for(self._users.take(who.credential))
         return who
-
-    def _count_stranger(self, scope: Scope) -> None:
-        """Count a request without a good credential.  Raises ``errors.TooManyRequests``."""
-        network = network_of(_peer(scope))
-        if network and scope.get("principal") is None:
-            _wait_for(self._strangers.take(network))
-
-
-def _wait_for(seconds: float) -> None:
-    if seconds:
-        raise errors.TooManyRequests(
-            f"too many requests; try again in {math.ceil(seconds)} s", seconds
-        )
 
 
 def _peer(scope: Scope) -> str:

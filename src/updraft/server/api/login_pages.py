@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect
 
 from updraft import errors
 from updraft.server.api.guard import of_host
@@ -206,20 +207,23 @@ class _Pages:
 
     def _sign_in_forms(self, visit: _Visit) -> str:
         hidden = _hidden(visit)
-        forms = (
-            f"<h1>Sign in to Updraft</h1>{_error(visit)}"
-            f"<form method='post' action='/login'>{hidden}"
-            "<label>Name<input name='name' autocomplete='username' required autofocus></label>"
-            "<label>Password<input name='password' type='password' "
-            "autocomplete='current-password' required></label>"
-            "<button name='do' value='sign-in'>Sign in</button></form>"
-        )
-        if self._access.oidc is not None:
-            name = escape(self._access.oidc.name)
+        oidc, passwords = self._access.oidc, self._access.sign_in.takes_passwords
+        forms = f"<h1>Sign in to Updraft</h1>{_error(visit)}"
+        if passwords:
+            forms += (
+                f"<form method='post' action='/login'>{hidden}"
+                "<label>Name<input name='name' autocomplete='username' required autofocus></label>"
+                "<label>Password<input name='password' type='password' "
+                "autocomplete='current-password' required></label>"
+                "<button name='do' value='sign-in'>Sign in</button></form>"
+            )
+        if oidc is not None:
             forms += (
                 f"<form method='post' action='/login/oidc'>{hidden}"
-                f"<button class='plain'>Sign in with {name}</button></form>"
+                f"<button class='plain'>Sign in with {escape(oidc.name)}</button></form>"
             )
+        if not passwords and oidc is None:
+            forms += "<p>Nobody signs in here by browser; ask the server's admin for a token.</p>"
         return forms
 
     def _code_forms(self, visit: _Visit, name: str, peer: str) -> str:
@@ -274,10 +278,13 @@ class _Pages:
         if kind != "application/x-www-form-urlencoded":
             raise errors.BadRequest("this is not a form of this page")
         body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _MAX_FORM_BYTES:
-                raise errors.BadRequest("the form is too large")
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > _MAX_FORM_BYTES:
+                    raise errors.BadRequest("the form is too large")
+        except ClientDisconnect as error:  # any stranger's doing: no failure, and no news
+            raise errors.BadRequest("the form did not come whole") from error
         try:
             fields = parse_qs(body.decode(), max_num_fields=20, keep_blank_values=True)
         except ValueError as error:

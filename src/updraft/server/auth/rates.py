@@ -35,3 +35,9 @@ class Rates:
         if len(self._buckets) > self._max_keys:
             self._buckets.popitem(last=False)
         return 0.0 if taken else (1 - left) / self._per_second
+
+    def put_back(self, key: str) -> None:
+        """Take back one that was counted."""
+        found = self._buckets.get(key)
+        if found is not None:
+            self._buckets[key] = (min(found[0] + 1, self._most), found[1])

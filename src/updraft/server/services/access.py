@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
+from updraft import errors
 from updraft.model.access import Principal, Role
 from updraft.model.limits import DefaultLimits, Limits
 from updraft.server.auth.passwords import Passwords
@@ -15,7 +18,26 @@ from updraft.server.services.devices import Devices
 from updraft.server.services.oidc import Oidc, OidcSettings
 from updraft.server.services.projects import Projects, no_project
 from updraft.server.services.sign_in import SessionLimits, SignIn
+from updraft.server.services.strangers import Strangers
 from updraft.store.database import Database
+
+_PER_SECOND = 500.0
+"""As ``server.requests_per_second`` has it."""
+
+
+class Visitor(Protocol):
+    """What stays open for somebody: a connection, an answer that goes on."""
+
+    who: Principal
+
+    def renewed(self, who: Principal) -> None:
+        """This is who they are by now.
+
+        Raises ``errors.UpdraftError`` when that does not suffice for what is open.
+        """
+
+    def turn_out(self, error: errors.UpdraftError) -> None:
+        """They may not have it open any more: end it."""
 
 
 class Access:
@@ -30,6 +52,10 @@ class Access:
     ) -> None:
         self.when_changed: Callable[[], None] = lambda: None
         """Called once a change is stored: limits may have been raised."""
+        self.visitors: set[Visitor] = set()
+        """All that is open, to be looked at again when access changes."""
+        self.strangers = Strangers(_PER_SECOND)
+        self._changing = asyncio.Lock()
         passwords = Passwords()
         self.sign_in = SignIn(database, passwords, sessions or SessionLimits(), self._changed)
         self.accounts = Accounts(database, passwords, self._changed)
@@ -50,8 +76,26 @@ class Access:
     async def authenticate(
         self, token: str, project: str | None, peer: str = "", *, need_project: bool = True
     ) -> Principal:
-        """Return who holds a token, as ``SignIn.authenticate`` does, and raise as it does."""
-        return await self.sign_in.authenticate(token, project, peer, need_project=need_project)
+        """Return who holds a token, as ``SignIn.authenticate`` does, and raise as it does.
+
+        Raises ``errors.TooManyRequests``, too, before a token that was never good is looked up.
+        """
+        familiar = self.sign_in.is_familiar(token)
+        if not familiar:
+            self.strangers.count(peer)
+        try:
+            who = await self.sign_in.authenticate(token, project, peer, need_project=need_project)
+        except (errors.NotSignedIn, errors.NotFound, errors.BadRequest):
+            if familiar:
+                self.strangers.count(peer)
+            raise
+        if not familiar:
+            self.strangers.forgive(peer)
+        return who
+
+    async def renew(self, who: Principal) -> Principal:
+        """Return who somebody is by now, as ``SignIn.renew`` does, and raise as it does."""
+        return await self.sign_in.renew(who)
 
     def in_project(self, who: Principal, project: str) -> Principal:
         """Return a principal of the unix socket in another project than the one they came in.
@@ -69,6 +113,18 @@ class Access:
         """Return a project's limits and the owner's in it, from memory: asked on every grant."""
         return self.projects.limits_of(project, owner)
 
-    def _changed(self) -> None:
+    async def _changed(self) -> None:
+        """A change is stored: nothing that was known before counts any more."""
         self.sign_in.forget()
+        # One after the other: what was read before another change must not be kept after it.
+        async with self._changing:
+            await self.projects.load()
+            for visitor in tuple(self.visitors):
+                await self._look_again(visitor)
         self.when_changed()
+
+    async def _look_again(self, visitor: Visitor) -> None:
+        try:
+            visitor.renewed(await self.renew(visitor.who))
+        except errors.UpdraftError as error:
+            visitor.turn_out(error)

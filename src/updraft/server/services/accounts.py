@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.access import Principal, Role
+from updraft.server.auth.backoff import Backoff
 from updraft.server.auth.passwords import Passwords
 from updraft.server.services.audit import note
 from updraft.server.services.authority import need_full_scope, need_server_admin
@@ -43,11 +44,12 @@ class Accounts:
     """The users of the server.  ``changed`` is called once a change is stored."""
 
     def __init__(
-        self, database: Database, passwords: Passwords, changed: Callable[[], None]
+        self, database: Database, passwords: Passwords, changed: Callable[[], Awaitable[None]]
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._changed = changed
+        self._guesses = Backoff(free=5, longest_seconds=30)
 
     async def create(self, who: Principal, new: NewUser) -> RowMapping:
         """Make a user.  Raises ``errors.BadRequest``, and ``errors.Conflict`` for a taken name."""
@@ -130,14 +132,17 @@ class Accounts:
         """Set a user's password and end their sessions, but for the one that asks.
 
         A server admin sets anybody's; one's own takes the current one.  Raises
-        ``errors.NotAllowed`` and ``errors.BadRequest``.
+        ``errors.NotAllowed``, ``errors.BadRequest``, and ``errors.TooManyRequests`` to who guesses.
         """
         if who.owner == name:
             need_full_scope(who)
             user = await self._database.read(lambda connection: find(connection, name))
             if user["password_hash"] is not None:
+                self._guesses.check(name)
+                self._guesses.failed(name)  # before it is known, as when somebody signs in
                 if not await self._passwords.matches(user["password_hash"], current or ""):
                     raise errors.NotAllowed("current: this is not your password")
+                self._guesses.succeeded(name)
             elif not who.may_administer():
                 raise errors.NotAllowed("you have no password yet; a server admin may set one")
         else:
@@ -160,7 +165,7 @@ class Accounts:
 
     async def _write(self, work: Work[T]) -> T:
         result = await self._database.write(work)
-        self._changed()
+        await self._changed()
         return result
 
 

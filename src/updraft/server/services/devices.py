@@ -129,7 +129,12 @@ class Devices:
             return Answer.DENIED, None, 0
         if waiting.user is not None:
             del self._waiting[key]  # before anything is awaited: a code is good once
-            made = await self._sign_in.begin_session(waiting.user, peer=peer, client=waiting.client)
+            try:
+                made = await self._sign_in.begin_session(
+                    waiting.user, peer=peer, client=waiting.client
+                )
+            except errors.NotSignedIn:  # a new password ends what was confirmed under the old one
+                return Answer.DENIED, None, 0
             return Answer.DONE, made, 0
         if early:
             waiting.interval += _SLOWER_SECONDS

@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
@@ -84,7 +84,7 @@ class Oidc:
     """Sign-ins by one identity provider.  ``changed`` is called once a user is made or linked."""
 
     def __init__(
-        self, database: Database, settings: OidcSettings, changed: Callable[[], None]
+        self, database: Database, settings: OidcSettings, changed: Callable[[], Awaitable[None]]
     ) -> None:
         issuer = urlsplit(settings.issuer)
         local = issuer.scheme == "http" and issuer.hostname in ("127.0.0.1", "::1", "localhost")
@@ -284,7 +284,7 @@ class Oidc:
         if found is not None and not found["disabled"] and found["removed_ns"] is None:
             return found
         user = await self._database.write(write)
-        self._changed()
+        await self._changed()
         return user
 
     def _may_become_user(self, claims: Mapping[str, Any], verified: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -20,6 +22,7 @@ from updraft.server.services.instance import Instance
 from updraft.store.database import Database
 
 _DATABASE_SECONDS = 2.0
+_ASK_AGAIN_SECONDS = 1.0
 
 
 class Operations:
@@ -43,6 +46,9 @@ class Operations:
         self.connections: Callable[[], Mapping[str, int]] = dict
         """Looks how many connections there are, by what they are."""
         self._metrics_digest: bytes | None = None
+        self._asking = asyncio.Lock()
+        self._asked = -math.inf
+        self._answered = False
 
     def open_metrics(self, token: str) -> None:
         """Let this token, beside server admins, read the measures."""
@@ -59,13 +65,23 @@ class Operations:
         if self._instance.stopping or self._instance.stop_requested.is_set():
             problems.append("the server is stopping")
         problems += [f"the loop {loop!r} is late" for loop in self.beats.late()]
-        try:
-            async with asyncio.timeout(_DATABASE_SECONDS):
-                await self._database.read(lambda connection: connection.execute(text("SELECT 1")))
-        except Exception:  # noqa: BLE001 - the answer is public, and says no more than this
+        if not await self._database_answers():
             problems.append("the database does not answer")
         if problems:
             raise errors.Unavailable(f"not ready: {'; '.join(problems)}")
+
+    async def _database_answers(self) -> bool:
+        """Ask it, at most once a second: whoever asks how we are may be anybody."""
+        async with self._asking:
+            if time.monotonic() - self._asked >= _ASK_AGAIN_SECONDS:
+                try:
+                    async with asyncio.timeout(_DATABASE_SECONDS):
+                        await self._database.read(lambda c: c.execute(text("SELECT 1")))
+                    self._answered = True
+                except Exception:  # noqa: BLE001 - the answer is public, and says no more than this
+                    self._answered = False
+                self._asked = time.monotonic()
+            return self._answered
 
     def render(self, who: Principal, *, with_token: bool = False) -> bytes:
         """Return all measures as Prometheus reads them.  Raises ``errors.NotAllowed``."""

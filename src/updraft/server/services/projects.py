@@ -1,12 +1,13 @@
 """Projects: who is in them, as what, and their limits.
 
-What scheduling asks on every grant is held in memory, and loaded again after each change.
+What scheduling asks on every grant is held in memory, and ``Access`` has it loaded again after each
+change of access.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -52,7 +53,10 @@ class Projects:
     """
 
     def __init__(
-        self, database: Database, changed: Callable[[], None], defaults: DefaultLimits
+        self,
+        database: Database,
+        changed: Callable[[], Awaitable[None]],
+        defaults: DefaultLimits,
     ) -> None:
         self.defaults = defaults
         self._database = database
@@ -246,8 +250,7 @@ class Projects:
 
     async def _write(self, work: Work[T]) -> T:
         result = await self._database.write(work)
-        await self.load()
-        self._changed()
+        await self._changed()
         return result
 
 

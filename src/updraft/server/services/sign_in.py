@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -46,13 +46,17 @@ _MAX_SECONDS = 10 * 365 * _DAY_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How long a sign-in lasts: unused, and at most; in a browser, for the pages under /login."""
+    """How a session begins, and how long it lasts: unused, and at most; in a browser, for the
+    pages under /login.
+    """
 
     idle_seconds: float = 14 * _DAY_SECONDS
     absolute_seconds: float = 90 * _DAY_SECONDS
     browser_seconds: float = 12 * 3600.0
     known_seconds: float = 5.0
     """For how long another process's changes may go unnoticed."""
+    passwords: bool = True
+    """Whether a password begins one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,10 @@ class _Known:
     good_until_ns: int | None
 
 
+_Find = Callable[[], Awaitable[RowMapping | None]]
+"""Looks for a stored credential; None: it is not good."""
+
+
 class SignIn:
     """Signs users in, and tells who holds a credential.  ``changed``: as of ``Accounts``."""
 
@@ -93,7 +101,7 @@ class SignIn:
         database: Database,
         passwords: Passwords,
         limits: SessionLimits,
-        changed: Callable[[], None],
+        changed: Callable[[], Awaitable[None]],
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._database = database
@@ -107,6 +115,7 @@ class SignIn:
         self._names = Backoff(free=50, longest_seconds=30)
         self._peers = Backoff(free=20, longest_seconds=900)
         self._known: dict[tuple[bytes, str | None], _Known] = {}
+        self._familiar: set[bytes] = set()
         self._generation = 0
         self._noted_ns: dict[str, int] = {}
         self._noting: set[asyncio.Task[None]] = set()
@@ -117,11 +126,22 @@ class SignIn:
 
     # -- signing in
 
+    @property
+    def takes_passwords(self) -> bool:
+        """Whether users sign in with a password of this server."""
+        return self._limits.passwords
+
     async def check_password(self, name: str, password: str, peer: str) -> RowMapping:
         """Return the user.  A wrong name, a wrong password and a disabled user are one error.
 
-        Raises ``errors.NotSignedIn``, and ``errors.TooManyRequests`` after several failures.
+        Raises ``errors.NotSignedIn``, ``errors.TooManyRequests`` after several failures, and
+        ``errors.NotAllowed`` where no password is taken.
         """
+        if not self.takes_passwords:
+            raise errors.NotAllowed(
+                "this server takes no passwords (sign_in.passwords); sign in through its identity "
+                "provider, updraft login URL, or with a token: updraft login URL --token-stdin"
+            )
         key, network = name[:100], network_of(peer)
         by_key = [(self._tries, f"{network} {key}"), (self._names, key)]
         if network:
@@ -156,7 +176,10 @@ class SignIn:
     async def begin_session(
         self, user: RowMapping, *, peer: str, client: str = "", kind: str = SESSION
     ) -> SignedIn:
-        """Begin a session of a user who has proved who they are.  ``kind``: also ``BROWSER``."""
+        """Begin a session of a user who has proved who they are.  ``kind``: also ``BROWSER``.
+
+        Raises ``errors.NotSignedIn`` when what they proved it by is not good any more.
+        """
         made = credentials.new(
             credentials.Kind.BROWSER if kind == BROWSER else credentials.Kind.USER
         )
@@ -172,6 +195,13 @@ class SignIn:
         who = Principal(user["name"], peer=peer)
 
         def write(connection: Connection) -> None:
+            now_is = queries.find_user(connection, user["name"])
+            if (
+                now_is is None
+                or now_is["disabled"]
+                or (now_is["password_hash"] != user["password_hash"])
+            ):
+                raise errors.NotSignedIn("your access changed meanwhile; sign in again")
             queries.delete_old_credentials(connection, now - _KEPT_NS)
             queries.insert_credential(connection, values)
             note(connection, who, "sign in", user["name"], credential=made.id, kind=kind)
@@ -195,7 +225,7 @@ class SignIn:
         await self._database.write(
             lambda c: queries.revoke_credential(c, credential.id, self._clock_ns())
         )
-        self._changed()
+        await self._changed()
 
     # -- tokens
 
@@ -289,7 +319,7 @@ class SignIn:
             note(connection, who, "revoke token", credential_id, user=row["user_name"])
 
         await self._database.write(write)
-        self._changed()
+        await self._changed()
 
     # -- who one is
 
@@ -297,6 +327,10 @@ class SignIn:
         """Look everything up again: access has changed."""
         self._generation += 1
         self._known.clear()
+
+    def is_familiar(self, token: str) -> bool:
+        """Whether the token was good when it was looked at last."""
+        return _digest(token) in self._familiar
 
     async def authenticate(
         self, token: str, project: str | None, peer: str = "", *, need_project: bool = True
@@ -310,20 +344,50 @@ class SignIn:
         ``errors.NotFound`` for a project that is not theirs, and ``errors.BadRequest`` when they
         have several and name none.
         """
-        digest = sha256(token.encode(errors="replace")).digest()
+        digest = _digest(token)
         key = (digest, NO_PROJECT if project is None and not need_project else project)
+        try:
+            who = await self._who(key, lambda: self._good(token, credentials.Kind.USER), project)
+        except errors.NotSignedIn:
+            self._familiar.discard(digest)
+            raise
+        if len(self._familiar) >= _MAX_KNOWN:
+            self._familiar.clear()
+        self._familiar.add(digest)
+        return replace(who, peer=peer) if peer else who
+
+    async def renew(self, who: Principal) -> Principal:
+        """Return who somebody is by now whose token was seen, and whose connection is still open.
+
+        Raises as ``authenticate`` does.  A session is not unused while something of it is open.
+        """
+        if not who.credential:
+            return who  # the kernel says who they are
+        key = (who.credential.encode(), who.project)
+        found = await self._who(key, lambda: self._still_good(who.credential), who.project or None)
+        return replace(found, peer=who.peer)
+
+    async def _who(
+        self, key: tuple[bytes, str | None], find: _Find, project: str | None
+    ) -> Principal:
         known = self._known.get(key)
         now_ns = self._clock_ns()
         if known is None or known.until < time.monotonic() or _is_past(known.good_until_ns, now_ns):
-            known = await self._look_up(key, token, project)
+            generation = self._generation
+            known = await self._look_up(key, find, project)
+            while generation != self._generation:  # access changed while we looked
+                generation = self._generation
+                known = await self._look_up(key, find, project)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = known
         self._note_used(known.principal.credential, now_ns)
-        return replace(known.principal, peer=peer) if peer else known.principal
+        return known.principal
 
     async def _look_up(
-        self, key: tuple[bytes, str | None], token: str, project: str | None
+        self, key: tuple[bytes, str | None], find: _Find, project: str | None
     ) -> _Known:
-        generation = self._generation
-        row = await self._good(token, credentials.Kind.USER)
+        row = await find()
         if row is None:
             raise errors.NotSignedIn("you are not signed in here; sign in: updraft login URL")
         serial = row["user_serial"]
@@ -337,7 +401,11 @@ class SignIn:
 
         roles, reachable = await self._database.read(read)
         try:
-            chosen = _choose(project, row["project"], roles, reachable)
+            asked = project or row["project"]
+            if asked is None and row["server_admin"]:
+                # Who is put where decides nothing about a server admin, who is everywhere.
+                asked = DEFAULT_PROJECT
+            chosen = _choose(asked, row["project"], roles, reachable)
         except (errors.BadRequest, errors.NotFound):
             if key[1] != NO_PROJECT:
                 raise
@@ -353,12 +421,7 @@ class SignIn:
             credential=row["id"],
         )
         until = time.monotonic() + self._limits.known_seconds
-        known = _Known(principal, until, row["expires_ns"])
-        if generation == self._generation:  # nothing was revoked while we looked
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = known
-        return known
+        return _Known(principal, until, row["expires_ns"])
 
     async def _good(self, text: str, kind: credentials.Kind) -> RowMapping | None:
         """Return the stored credential that ``text`` is, None when it is not good for anything."""
@@ -372,10 +435,13 @@ class SignIn:
             return None
         now = self._clock_ns()
         kinds = (BROWSER,) if kind is credentials.Kind.BROWSER else (SESSION, TOKEN)
-        ended = row["revoked_ns"] is not None or _is_past(row["expires_ns"], now)
-        if row["kind"] not in kinds or ended or self._is_idle(row, now):
+        if row["kind"] not in kinds or _has_ended(row, now) or self._is_idle(row, now):
             return None
-        return None if row["disabled"] or row["removed_ns"] is not None else row
+        return row
+
+    async def _still_good(self, credential_id: str) -> RowMapping | None:
+        row = await self._database.read(lambda c: queries.find_credential(c, credential_id))
+        return None if row is None or _has_ended(row, self._clock_ns()) else row
 
     def _is_idle(self, row: RowMapping, now_ns: int) -> bool:
         if row["kind"] != SESSION:
@@ -403,14 +469,13 @@ class SignIn:
 
 
 def _choose(
-    asked: str | None, restriction: str | None, roles: dict[str, Role], reachable: set[str]
+    chosen: str | None, restriction: str | None, roles: dict[str, Role], reachable: set[str]
 ) -> str:
     """Return the project of a request.  Raises as ``SignIn.authenticate`` does."""
-    chosen = asked or restriction
     if chosen is None:
         if len(roles) == 1:
             return next(iter(roles))
-        if DEFAULT_PROJECT in roles or (DEFAULT_PROJECT in reachable and not roles):
+        if DEFAULT_PROJECT in roles:
             return DEFAULT_PROJECT
         if not roles:
             raise errors.NotFound("you are in no project; ask an admin of one to add you")
@@ -442,6 +507,16 @@ def _values(
         "created_ns": now_ns,
         "project": None,
     }
+
+
+def _has_ended(row: RowMapping, now_ns: int) -> bool:
+    """Whether a stored credential is revoked or has expired, or its user may not come any more."""
+    ended = row["revoked_ns"] is not None or _is_past(row["expires_ns"], now_ns)
+    return bool(ended or row["disabled"] or row["removed_ns"] is not None)
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode(errors="replace")).digest()
 
 
 def _is_past(moment_ns: int | None, now_ns: int) -> bool:
