@@ -378,6 +378,23 @@ def test_receivers_that_are_gone_are_forgotten(tmp_path: Path) -> None:
     with_events(tmp_path, check)
 
 
+def test_a_receiver_that_read_further_than_there_are_events_hears_of_the_next(
+    tmp_path: Path,
+) -> None:
+    async def check(events: Events) -> None:
+        for _ in range(3):
+            await events.job(State.SUCCESS)
+        await events.database.write(lambda c: queries.begin(c, ["a"]))
+        # As releases did that let the job of the newest event go.
+        await events.database.write(
+            lambda c: c.execute(tables.jobs.delete().where(tables.jobs.c.serial > 1))
+        )
+        await events.database.write(lambda c: queries.begin(c, ["a"]))
+        assert _cursors(events.database) == {"a": 1}
+
+    with_events(tmp_path, check)
+
+
 # -- chats and mail
 
 

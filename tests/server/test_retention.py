@@ -143,6 +143,31 @@ def test_old_jobs_go_with_attempts_events_and_output_and_a_live_one_never(
     asyncio.run(with_jobs(tmp_path, jobs, check))
 
 
+def test_the_job_of_the_newest_event_stays_until_there_is_a_newer_one(tmp_path: Path) -> None:
+    jobs = [
+        ("last", State.SUCCESS, 10),
+        ("other", State.SUCCESS, 20),
+        ("newest", State.RUNNING, None),
+    ]
+    logs = str(tmp_path / "logs")
+
+    def happen(job_serial: int) -> Work[int]:
+        said = {"job_serial": job_serial, "at_ns": 0, "kind": "RUNNING", "message": ""}
+        made = tables.events.insert().returning(tables.events.c.serial).values(said)
+        return lambda connection: connection.execute(made).scalar_one()
+
+    async def check(database: Database) -> None:
+        told = await database.write(happen(1))
+        bounds = Server(keep_jobs=86400.0)
+        assert await drop_old_jobs(database, logs, bounds, NOW_NS) == 1
+        assert (await left_of(database))["jobs"] == {1, 3}
+        assert await database.write(happen(3)) > told
+        assert await drop_old_jobs(database, logs, bounds, NOW_NS) == 1
+        assert (await left_of(database))["jobs"] == {3}
+
+    asyncio.run(with_jobs(tmp_path, jobs, check))
+
+
 def test_many_old_jobs_go_a_bounded_number_at_a_time(tmp_path: Path) -> None:
     jobs: list[tuple[str, State, int | None]] = [
         (f"job{number}", State.SUCCESS, 400) for number in range(450)
