@@ -7,7 +7,7 @@ import queue
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default
@@ -27,6 +27,7 @@ from sqlalchemy import Connection
 
 from tests.cli.calling import call, submit
 from tests.waiting import until
+from updraft import errors
 from updraft.configuration.kinds import Address
 from updraft.configuration.schema import Notification
 from updraft.model.states import State
@@ -361,6 +362,40 @@ def test_a_dead_receiver_delays_no_other(tmp_path: Path, hook: Hook) -> None:
         dead.server.shutdown()
         thread.join()
         dead.server.server_close()
+
+
+def test_notifications_begin_although_the_disk_was_full_at_first(
+    tmp_path: Path, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(events: Events) -> None:
+        real, full = queries.begin, asyncio.Event()
+
+        def begin(connection: Connection, names: Collection[str]) -> None:
+            if not full.is_set():
+                raise errors.DiskFull("the disk of the state folder is full; free some space")
+            real(connection, names)
+
+        async def sleep(_seconds: float) -> None:
+            assert "notifications" in beats.late()
+            full.set()
+
+        monkeypatch.setattr(queries, "begin", begin)
+        monkeypatch.setattr(loop, "_LATE_SECONDS", -1)
+        measures = Measures()
+        beats = Beats(measures)
+        receivers = {"mine": Notification(url=hook.url)}
+        work = notify(events.database, receivers, beats, measures, sleep=sleep)
+        task = asyncio.create_task(work)
+        await asyncio.to_thread(until, lambda: _cursors(events.database) or None)
+        await events.job(State.SUCCESS)
+        (body,) = await asyncio.to_thread(hook.bodies, 1)
+        assert body["job"]["id"] == "job1"
+        assert measures.failed_passes["notifications"] == 1
+        assert beats.late() == ["notify mine"]
+        task.cancel()
+        await asyncio.wait([task])
+
+    with_events(tmp_path, check)
 
 
 def _cursors(database: Database) -> dict[str, int]:

@@ -18,6 +18,8 @@ log = logging.getLogger("updraft.backups")
 
 NAME = "backups"
 _LOOK_SECONDS = 30.0
+_LATE_SECONDS = 6 * 3600.0
+"""A backup that takes this long hangs."""
 _PATTERN = "updraft-*.tar.gz"
 
 
@@ -25,6 +27,7 @@ async def keep_backups(
     folders: settings.Folders, configuration: Configuration, beats: Beats
 ) -> None:
     """Look now and then whether a backup is due, for ever."""
+    beats.expect(NAME, _LATE_SECONDS)
     while True:
         with beats.one_pass(NAME):
             await asyncio.to_thread(back_up_if_due, folders, configuration)
