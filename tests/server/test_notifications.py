@@ -35,7 +35,7 @@ from updraft.server.loops import notifications as loop
 from updraft.server.loops.notifications import Receiver, notify
 from updraft.server.observe.beats import Beats
 from updraft.server.observe.measures import Measures
-from updraft.server.services.notices import delay_seconds, mail, notice_of, slack_body
+from updraft.server.services.notices import Notice, delay_seconds, mail, notice_of, slack_body
 from updraft.server.services.senders import sender_for
 from updraft.store import notifications as queries
 from updraft.store import schema, tables
@@ -511,6 +511,74 @@ def test_a_mail_arrives_and_what_cannot_be_is_told_apart(tmp_path: Path) -> None
             ("mine", "failed"): 1, ("mine", "sent"): 1, ("mine", "dropped"): 1,
         }  # fmt: skip
         listening.close()
+
+    with_events(tmp_path, check)
+
+
+@pytest.mark.parametrize("takes_utf8", [True, False])
+def test_a_recipient_beyond_ascii_gets_mail_where_the_server_can_and_holds_up_nobody_where_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, takes_utf8: bool
+) -> None:
+    mailbox = Mailbox()
+
+    async def check(events: Events) -> None:
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: SMTP(mailbox, enable_SMTPUTF8=takes_utf8), "127.0.0.1", 0
+        )
+        port = listening.sockets[0].getsockname()[1]
+        to = Notification(
+            kind="email", sender="updraft@example.com", to=("jörg@example.com",),
+            smtp=Address("127.0.0.1", port), smtp_tls="none", events=("not_ok",),
+        )  # fmt: skip
+        measures = Measures()
+        mine = await receiver(events, to, measures)
+        await events.job(State.SUCCESS, exit_code=3)
+        await mine.one_pass()
+        await mine.one_pass()
+        if takes_utf8:
+            assert mailbox.got.get(timeout=20).rcpt_tos == ["jörg@example.com"]
+            assert measures.notified == {("mine", "sent"): 1}
+        else:
+            assert measures.notified == {("mine", "dropped"): 1}
+            (said,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+            assert said == (
+                "notifications.mine: event 1 dropped; refused: the mail server takes only "
+                "addresses in ASCII (it has no SMTPUTF8)"
+            )
+        listening.close()
+
+    with_events(tmp_path, check)
+
+
+def test_a_notice_that_cannot_be_sent_at_all_is_dropped_once_and_the_next_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Poisoned:
+        def __init__(self) -> None:
+            self.told: list[int] = []
+
+        async def send(self, notice: Notice) -> None:
+            if notice.serial == 1:
+                raise UnicodeEncodeError("ascii", "ö", 0, 1, "not here")
+            self.told.append(notice.serial)
+
+        async def close(self) -> None:
+            """Nothing is open."""
+
+    async def check(events: Events) -> None:
+        await events.database.write(lambda c: queries.begin(c, ["mine"]))
+        measures, sender = Measures(), Poisoned()
+        to = Notification(url="https://example.com")
+        mine = Receiver(events.database, "mine", to, sender, measures)
+        for _ in range(2):
+            await events.job(State.SUCCESS)
+        await mine.one_pass()
+        assert sender.told == [2]
+        assert measures.notified == {("mine", "dropped"): 1, ("mine", "sent"): 1}
+        (said,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+        assert said.startswith(
+            "notifications.mine: event 1 dropped; not to be sent: UnicodeEncodeError: "
+        )
 
     with_events(tmp_path, check)
 

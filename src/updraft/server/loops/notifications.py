@@ -183,6 +183,10 @@ class Receiver:
                     self._name, notice.serial, error, delay,
                 )  # fmt: skip
                 await self._sleep(delay)
+            except Exception as error:
+                # What nobody thought of would come again with each pass, before all that follows.
+                log.debug("notifications.%s: event %d", self._name, notice.serial, exc_info=True)
+                return self._dropped(notice, f"not to be sent: {type(error).__name__}: {error}")
             else:
                 self._measures.notification(self._name, "sent")
                 return None
