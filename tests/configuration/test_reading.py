@@ -112,7 +112,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 def test_ranges_of_user_ids() -> None:
     assert UID_RANGE.read("1000-1999") == UidRange(1000, 1999)
-    for bad in ("0-5", "9-1", "1000", "1-99999999999"):
+    for bad in ("0-5", "999-2000", "2147483000-2147483648", "9-1", "1000", "1-99999999999"):
         with pytest.raises(errors.BadRequest, match="is not a range of user ids"):
             UID_RANGE.read(bad)
 
@@ -196,7 +196,8 @@ def test_the_command_line_goes_before_the_file_and_is_told_apart(tmp_path: Path)
         ("idle_stop = 1", "'idle_stop' stands in no table; put it under [server]"),
         ("[sever]", "'sever' is unknown; did you mean [server]?"),
         ("[server]\nidle_stopp = 1", "[server] has no key 'idle_stopp'; did you mean idle_stop?"),
-        ("[runner]\nzzz = 1", "[runner] has no key 'zzz'; it has: cgroups, isolation, uid_range"),
+        ("[runner]\nzzz = 1", "[runner] has no key 'zzz'; it has: cgroups, isolation, users, "
+         "uid_range"),
         ("[limits]\ncpus = 1", "[limits] has no key 'cpus'; it has: project, user"),
         ("[pools.a]\ncpu = 1", "[pools.a] has no key 'cpu'; did you mean cpus?"),
         ("[sign_in.oidc]\nisuer = ''", "[sign_in.oidc] has no key 'isuer'; did you mean issuer?"),

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.calling import Said, ask, call, updraft
 from tests.waiting import until
+from updraft.runner.agent import owners
 from updraft.testing.instance import Instance, instance
 
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -100,7 +101,7 @@ def test_a_line_makes_a_machine_a_runner_that_runs_jobs(
         assert updraft(own, "runner", "remove", "node7").code == 0
     finally:
         joined = Instance(home / "updraft", home / "venv" / "bin")
-        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "the runner's end", 30)
+        until(lambda: joined.kill() == 0, "the runner's end", 30)
         until(lambda: not joined.processes(), "the runner's processes to be gone", 30)
 
 
@@ -125,7 +126,7 @@ def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
 
     try:
         until(lambda: state() == "ready", "the runner in the background", 30)
-        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "its end", 30)
+        until(lambda: joined.kill() == 0, "its end", 30)
         until(lambda: state() == "away", "the server to notice", 30)
         (folder,) = (path.parent for path in joined.state.glob("runners/*/joined.json"))
         command = joined.command("updraft", "runner", "run", "--folder", str(folder))
@@ -135,7 +136,43 @@ def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
             process.terminate()
             process.wait(30)
     finally:
-        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "its end", 30)
+        until(lambda: joined.kill() == 0, "its end", 30)
+        until(lambda: not joined.processes(), "its processes to be gone", 30)
+
+
+@pytest.mark.root
+def test_owners_get_user_ids_of_the_range_that_the_machine_is_configured_with(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    if (why := owners.can_isolate()) is not None:
+        pytest.skip(why)
+    own, port = server
+    updraft(own, "pool", "create", "gpu")
+    token = updraft(own, "runner", "token", "gpu").out
+    joined = Instance(tmp_path / "runner")
+    config = joined.home / "config"
+    config.mkdir(parents=True)
+    words = ("runner", "join", f"https://127.0.0.1:{port}", "--name", "node7", "--fingerprint")
+    certificate = (own.state / "server.crt").read_text()
+    pin = "sha256:" + sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+
+    def join(uids: str) -> Said:
+        (config / "updraft.toml").write_text(f'[runner]\nuid_range = "{uids}"\n')
+        return call(joined, "updraft", *words, pin, data=token.encode())
+
+    refused = join("60000-70000")
+    assert refused.error == (
+        "updraft: runner.uid_range: 60000-70000 has the user id 65534, which is nobody's; choose a "
+        "range without accounts"
+    )
+    assert ask(own, "runner", "list") == []
+    try:
+        assert join("410000-410009").code == 0
+        until(lambda: ask(own, "runner", "show", "node7")["state"] == "ready", "the runner", 30)
+        ran = call(own, "urun", "-P", "gpu", "-C", "/", "id", "-u")
+        assert (ran.out, ran.code) == ("410000\n", 0), ran.err
+    finally:
+        until(lambda: joined.kill() == 0, "its end", 30)
         until(lambda: not joined.processes(), "its processes to be gone", 30)
 
 

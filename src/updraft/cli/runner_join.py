@@ -32,7 +32,6 @@ def command(
     secret = (token or sys.stdin.readline()).strip()
     if not secret:
         raise errors.BadRequest("a join token is needed; make one: updraft runner token POOL")
-    joining.check_folder(shared=not serves)
     machine = joining.machine(name, serves)
     answer = join(url, secret, machine, fingerprint=fingerprint)
     shared = machine["shared"]
@@ -44,7 +43,7 @@ def command(
         keeper = joining.command(folder, shared=shared)
         os.execv(keeper[0], keeper)
     if systemd.starts_units():
-        unit = systemd.install(folder, settings.own_home())
+        unit = systemd.install(folder, settings.own_places())
         speech.say(f"systemd runs it from now on: systemctl status {unit}")
     else:
         joining.start(folder, shared=shared)

@@ -29,7 +29,8 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 
 _MAX_NUMBER = 10**12
 _MAX_PORT = 65535
-_MAX_UID = 2**32 - 2
+_LEAST_UID = 1000  # below are root and the system's accounts (UID_MIN of login.defs)
+_MAX_UID = 2**31 - 1
 
 
 class Address(NamedTuple):
@@ -207,9 +208,10 @@ def _conceal_database(value: str) -> str:
 
 def _uid_range(value: Any) -> UidRange:
     match = re.fullmatch(r"(\d{1,10})-(\d{1,10})", _text(value))
-    if match is None or not 0 < int(match[1]) <= int(match[2]) <= _MAX_UID:
+    if match is None or not _LEAST_UID <= int(match[1]) <= int(match[2]) <= _MAX_UID:
         raise errors.BadRequest(
-            f"{value!r} is not a range of user ids; write it like 300000-365535"
+            f"{value!r} is not a range of user ids of {_LEAST_UID} or above; write it like "
+            "300000-365535"
         )
     return UidRange(int(match[1]), int(match[2]))
 
