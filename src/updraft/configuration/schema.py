@@ -163,6 +163,20 @@ class Oidc:
         NAMES, [], "whoever the provider says is in one of them becomes a user by signing in"
     )
     project: str = setting(TEXT, "", "project that such a new user becomes a member of")
+    name_claim: str = setting(
+        TEXT,
+        "",
+        "claim that names a new user: one that nobody can change for themselves at the provider; "
+        "empty: the verified address does",
+    )
+    groups_claim: str = setting(TEXT, "groups", "claim with the groups that somebody is in")
+    scopes: tuple[str, ...] = setting(
+        NAMES, ["profile", "email"], "what the provider is asked for, besides openid"
+    )
+    ca_file: str = setting(
+        PATH, "", "certificates to trust for the provider besides the system's, as PEM"
+    )
+    label: str = setting(TEXT, "OpenID Connect", "what the provider is called on the button")
 
 
 @dataclass(frozen=True, slots=True)

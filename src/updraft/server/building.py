@@ -133,4 +133,9 @@ def _oidc(configuration: Configuration) -> OidcSettings | None:
         domains=configured.allowed_domains,
         groups=configured.allowed_groups,
         project=configured.project or None,
+        name=configured.label,
+        scopes=configured.scopes,
+        groups_claim=configured.groups_claim,
+        name_claim=configured.name_claim,
+        ca_file=configured.ca_file,
     )
