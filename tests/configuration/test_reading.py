@@ -320,6 +320,12 @@ def test_a_password_in_a_url_shows_neither_in_errors_nor_in_what_is_shown(tmp_pa
     assert "geheim" not in said
     key, url = KEYS["server.database"], "postgresql://me:geheim@x:5432/y?sslmode=require"
     assert key.shown(key.read(url)) == "postgresql://me:(hidden)@x:5432/y?sslmode=require"
+    for query in ("password=geheim", "sslmode=require&sslpassword=geheim", "pass%77ord=geheim"):
+        (said,) = problems(tmp_path, f'[server]\ndatabase = "postgresql://me@x/y?{query}"')
+        assert said.endswith(
+            "server.database: a password does not belong behind the question mark; write it like "
+            "postgresql://user:PASSWORD@host/updraft"
+        )
     key, url = KEYS["notifications.NAME.url"], "https://hooks.example.com:444/T0/geheim?k=geheim"
     assert key.shown(key.read(url)) == "https://hooks.example.com/(hidden)"
     (said,) = problems(tmp_path, '[notifications.a]\nurl = "https://me:geheim@x/y"')

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from updraft import errors, quantities
 
@@ -26,6 +26,9 @@ HIDDEN = "(hidden)"
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 """What a pool and other named tables are called: what URLs, metrics and host names take too."""
+
+_SECRETS_OF_A_DATABASE = {"password", "sslpassword", "oauth_client_secret"}
+"""Keywords of libpq that are told to nobody."""
 
 _MAX_NUMBER = 10**12
 _MAX_PORT = 65535
@@ -194,6 +197,14 @@ def _database(value: Any) -> str:
         raise errors.BadRequest(
             "it is no URL of a database; write it like postgresql://user@host/updraft, "
             "or leave it empty for SQLite"
+        )
+    if text and _SECRETS_OF_A_DATABASE & {
+        name for name, _ in parse_qsl(urlsplit(text).query, True)
+    }:
+        # There it would be shown, and stand in the arguments of PostgreSQL's tools.
+        raise errors.BadRequest(
+            "a password does not belong behind the question mark; write it like "
+            "postgresql://user:PASSWORD@host/updraft"
         )
     return text
 
