@@ -107,6 +107,11 @@ def own_places() -> dict[str, str]:
     return {name: os.path.abspath(place) for name, place in named.items() if place}
 
 
+def take_join_token() -> str:
+    """Return ``UPDRAFT_JOIN_TOKEN``, which nothing that this process starts inherits."""
+    return os.environ.pop("UPDRAFT_JOIN_TOKEN", "")
+
+
 def use_config(path: str) -> None:
     """Make this process, and the servers that follow it, read ``path`` as configuration."""
     os.environ["UPDRAFT_CONFIG"] = os.path.abspath(path)

@@ -71,7 +71,7 @@ class FrameSocket:
         self._peer.close()
 
 
-def connect(host: str, port: int, *, encrypted: bool, fingerprint: str) -> socket.socket:
+def connect(host: str, port: int, *, fingerprint: str) -> socket.socket:
     """Return a connection to a server that is who it is said to be.
 
     Raises ``OSError`` when there is none, and ``errors.NotAllowed``.
@@ -80,10 +80,9 @@ def connect(host: str, port: int, *, encrypted: bool, fingerprint: str) -> socke
     try:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         notice_silence(peer)
-        if encrypted:
-            secured = client_context(fingerprint).wrap_socket(peer, server_hostname=host)
-            peer = secured
-            check(secured.getpeercert(binary_form=True), fingerprint, f"{host}:{port}")
+        secured = client_context(fingerprint).wrap_socket(peer, server_hostname=host)
+        peer = secured
+        check(secured.getpeercert(binary_form=True), fingerprint, f"{host}:{port}")
         peer.settimeout(None)
     except ssl.SSLCertVerificationError as error:
         peer.close()
