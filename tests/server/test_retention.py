@@ -4,13 +4,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select
 
 from updraft.configuration.schema import Server
 from updraft.model.states import State
+from updraft.scheduling.queue import Party
 from updraft.server.loops.retention import drop_old_jobs, drop_old_output, sweep_output
+from updraft.server.services.stored import StoredOutput
 from updraft.store import schema, tables
 from updraft.store.database import Database, Work
 
@@ -164,6 +167,35 @@ def test_the_job_of_the_newest_event_stays_until_there_is_a_newer_one(tmp_path: 
         assert await database.write(happen(3)) > told
         assert await drop_old_jobs(database, logs, bounds, NOW_NS) == 1
         assert (await left_of(database))["jobs"] == {3}
+
+    asyncio.run(with_jobs(tmp_path, jobs, check))
+
+
+def test_stored_output_is_counted_once_kept_and_counted_anew_by_retention(tmp_path: Path) -> None:
+    jobs = [("old", State.SUCCESS, 40), ("new", State.SUCCESS, 1), ("runs", State.RUNNING, None)]
+    mine = Party("default", "uid:1")
+
+    async def check(database: Database) -> None:
+        stored = StoredOutput()
+        reads = 0
+        read = database.read
+
+        async def counting(work: Work[Any]) -> Any:
+            nonlocal reads
+            reads += 1
+            return await read(work)
+
+        database.read = counting  # type: ignore[method-assign]
+        stored.add(mine, 5)  # before it is counted, it is counted with the rest
+        keys = (mine, "default", mine, Party("default", "uid:2"), "other")
+        found = await asyncio.gather(*(stored.of(database, key) for key in keys))
+        assert found == [3 * MIB, 3 * MIB, 3 * MIB, 0, 0]
+        stored.add(mine, MIB)
+        assert await stored.of(database, "default") == 4 * MIB
+        assert reads == 1
+        await drop_old_output(database, str(tmp_path / "logs"), Server(), NOW_NS)
+        await stored.count_anew(database)
+        assert await stored.of(database, mine) == 2 * MIB
 
     asyncio.run(with_jobs(tmp_path, jobs, check))
 

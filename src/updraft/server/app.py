@@ -112,7 +112,12 @@ class Server:
         loops: dict[str, Loop] = {
             "upgrade": partial(_restart_on_upgrade, parts.instance),
             "retention": partial(
-                keep_output_bounded, parts.database, self._folders.logs, configured, beats
+                keep_output_bounded,
+                parts.database,
+                self._folders.logs,
+                configured,
+                beats,
+                parts.execution.live.stored,
             ),
             "leases": leases.watch,
             "lag": partial(watch_lag, operations.measures, beats),

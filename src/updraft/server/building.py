@@ -66,6 +66,7 @@ async def build(
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
+    access.admission.stored = execution.live.stored
     instance = Instance(folders, execution, configuration.server)
     telemetry = configuration.telemetry
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
