@@ -208,8 +208,10 @@ class Endless(BaseHTTPRequestHandler):
     """A provider whose answers do not end."""
 
     sent = 0
+    encodings = ""
 
     def do_GET(self) -> None:
+        Endless.encodings = self.headers["Accept-Encoding"]
         self.send_response(200)
         self.end_headers()
         try:
@@ -230,6 +232,7 @@ def test_an_answer_of_the_provider_is_read_to_a_bound(tmp_path: Path) -> None:
             assert answer.status_code == 503
             assert "Example does not answer as it should (ValueError)" in answer.text
         assert Endless.sent < 1 << 26
+        assert Endless.encodings == "identity"
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     thread = threading.Thread(target=server.serve_forever)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import httpx
@@ -11,6 +12,8 @@ from updraft.sdk.targets import parse_url
 from updraft.sdk.transport import SocketTransport
 from updraft.wire import fleet_schemas, tls
 from updraft.wire.schemas import Error
+
+_TIMEOUT_SECONDS = 30.0
 
 
 def join(
@@ -23,7 +26,10 @@ def join(
     ``errors.UpdraftError``.
     """
     host, port = parse_url(url)
-    transport = SocketTransport(lambda: tls.connect(host, port, fingerprint=fingerprint))
+    dial = partial(
+        tls.connect, host, port, fingerprint=fingerprint, silence_seconds=_TIMEOUT_SECONDS
+    )
+    transport = SocketTransport(dial)
     request = fleet_schemas.JoinRequest.model_validate(machine)
     with httpx.Client(transport=transport, base_url=url, trust_env=False) as client:
         try:

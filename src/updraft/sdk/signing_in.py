@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Self, TypeVar
 
 import httpx
@@ -28,12 +28,13 @@ class SigningIn:
         host, port = parse_url(url)
         self._url = url_of(host, port)
         self._fingerprint = fingerprint
-
-        def dial() -> socket.socket:
-            peer = tls.connect(host, port, fingerprint=fingerprint or "")
-            peer.settimeout(_TIMEOUT_SECONDS)
-            return peer
-
+        dial = partial(
+            tls.connect,
+            host,
+            port,
+            fingerprint=fingerprint or "",
+            silence_seconds=_TIMEOUT_SECONDS,
+        )
         self._http = httpx.Client(
             base_url=f"{self._url}/api/v1", transport=SocketTransport(dial), trust_env=False
         )

@@ -71,10 +71,13 @@ class FrameSocket:
         self._peer.close()
 
 
-def connect(host: str, port: int, *, fingerprint: str) -> socket.socket:
+def connect(
+    host: str, port: int, *, fingerprint: str, silence_seconds: float | None = None
+) -> socket.socket:
     """Return a connection to a server that is who it is said to be.
 
-    Raises ``OSError`` when there is none, and ``errors.NotAllowed``.
+    ``silence_seconds``: how long each read and write may wait; None: for ever.  Raises ``OSError``
+    when there is none, and ``errors.NotAllowed``.
     """
     peer = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
     try:
@@ -83,7 +86,7 @@ def connect(host: str, port: int, *, fingerprint: str) -> socket.socket:
         secured = client_context(fingerprint).wrap_socket(peer, server_hostname=host)
         peer = secured
         check(secured.getpeercert(binary_form=True), fingerprint, f"{host}:{port}")
-        peer.settimeout(None)
+        peer.settimeout(silence_seconds)
     except ssl.SSLCertVerificationError as error:
         peer.close()
         raise errors.NotAllowed(

@@ -50,6 +50,8 @@ _ANSWER_SECONDS = 20.0
 _LEEWAY_SECONDS = 60
 _MAX_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16
+_PLAIN = {"Accept-Encoding": "identity"}
+"""Little that is compressed may be much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,10 @@ class Oidc:
         if self._keys is None or age > (_KEYS_AGAIN_SECONDS if again else _KEYS_SECONDS):
             provider = await self._discover()
             found = await self._ask("GET", str(provider["jwks_uri"]))
-            usable = [key for key in found.get("keys", []) if key.get("use", "sig") == "sig"]
+            keys = found.get("keys")
+            if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
+                raise errors.Unavailable(f"{self.name} does not say its keys; try again")
+            usable = [key for key in keys if key.get("use", "sig") == "sig"]
             self._keys = KeySet.import_key_set({"keys": usable})
             self._keys_at = time.monotonic()
         return self._keys
@@ -258,12 +263,12 @@ class Oidc:
                 httpx.AsyncClient(
                     verify=self._trusted, timeout=_TIMEOUT_SECONDS, trust_env=False
                 ) as client,
-                client.stream(method, url, data=form, auth=auth) as answer,
+                client.stream(method, url, data=form, auth=auth, headers=_PLAIN) as answer,
             ):
                 if form is not None and answer.status_code in (400, 401):
                     raise errors.NotSignedIn(f"{self.name} did not take the code; begin again")
                 answer.raise_for_status()
-                async for piece in answer.aiter_bytes(_PIECE_BYTES):
+                async for piece in answer.aiter_raw(_PIECE_BYTES):
                     body += piece
                     if len(body) > _MAX_BYTES:
                         raise ValueError("the answer is too long")
