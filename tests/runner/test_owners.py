@@ -14,6 +14,7 @@ from updraft.runner import joining
 from updraft.runner.agent import __main__ as agent_main
 from updraft.runner.agent import owners
 from updraft.runner.agent.owners import Owners, Policy, device_nodes
+from updraft.runner.joined import Joined
 
 NAMES = ["alice", "bob", "alice@example.com", "../../etc", "..", ".hidden", "a/b", "ü"]
 
@@ -137,8 +138,9 @@ def test_a_joined_runner_maps_owners_as_its_machine_is_configured(
     monkeypatch.setattr("pwd.getpwnam", {"ann": account("ann", 1234, 1234)}.__getitem__)
     monkeypatch.setattr("os.getgrouplist", lambda name, gid: [gid])
     found = agent_main._owners(str(tmp_path), agent[-4:])
-    assert (found.owner("ann").uid, found.owner("bob").uid) == (1234, 410_000)
-    assert agent_main._owners(str(tmp_path), []).owner("ann").uid == owners.FIRST_UID
+    assert found.owner("ann").uid == 1234
+    assert found.owner("bob").uid in range(410_000, 410_010)
+    assert agent_main._owners(str(tmp_path), []).owner("ann").uid >= owners.FIRST_UID
     assert "--owners" not in joining.command(str(tmp_path), shared=False)
 
 
@@ -154,6 +156,21 @@ def test_a_runner_without_isolation_joins_for_one_user(
     assert joining.machine()["shared"] is False
     with pytest.raises(errors.BadConfiguration, match=r'runner\.isolation is "off", but this'):
         joining.command(str(tmp_path), shared=True)
+
+
+@pytest.mark.parametrize(("shared", "mode"), [(True, 0o711), (False, 0o700)])
+def test_a_joined_runner_makes_folders_that_its_tasks_users_pass_whatever_the_umask_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, mode: int
+) -> None:
+    monkeypatch.setenv("UPDRAFT_HOME", str(tmp_path / "home"))
+    before = os.umask(0o077)
+    try:
+        folder = joining.keep(Joined("https://a", "node7", "gpu", "secret", shared=shared))
+    finally:
+        os.umask(before)
+    made = [each for each in (Path(folder), *Path(folder).parents) if tmp_path in each.parents]
+    assert {each.stat().st_mode & 0o777 for each in made} == {mode}
+    assert (Path(folder) / "joined.json").stat().st_mode & 0o777 == 0o600
 
 
 def account(name: str, uid: int, gid: int) -> pwd.struct_passwd:

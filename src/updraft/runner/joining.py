@@ -56,10 +56,12 @@ def keep(place: joined.Joined) -> str:
     folder = os.path.join(settings.runners_folder(), place.name)
     # Passed through by the users of isolated tasks, and listed by none.
     mode = 0o711 if place.shared else 0o700
-    for each in (settings.runners_folder(), folder):
-        os.makedirs(each, mode=mode, exist_ok=True)
+    own = Path(folder)
+    missing = [each for each in own.parents if not each.exists()]
+    for each in (*reversed(missing), own.parent, own):
+        each.mkdir(mode=mode, exist_ok=True)
         if place.shared:
-            os.chmod(each, mode)
+            each.chmod(mode)  # whatever the umask is
     joined.save(folder, place)
     return folder
 
