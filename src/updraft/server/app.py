@@ -85,6 +85,11 @@ class Server:
         if ready_fd is not None:
             _tell_ready(ready_fd)
         log.info("serving at %s", self._folders.socket)
+        if configuration.server.local_pool and configuration.server.listen is not None:
+            log.warning(
+                "jobs of the pool local run as this server's own user and can read its files; for "
+                "users who must not, unset server.local_pool and let a machine join as a runner"
+            )
         loops = {**self._loops(parts, configuration), "http": http.preload}
         if ready_fd is not None and math.isfinite(configuration.server.idle_stop):
             # One in the foreground stays until its owner ends it.
