@@ -101,10 +101,15 @@ def runners_folder() -> str:
     return os.path.join(folders().state, "runners")
 
 
-def own_home() -> str:
-    """Return the folder that all is kept in, where one was named; else nothing."""
-    home = os.environ.get("UPDRAFT_HOME")
-    return os.path.abspath(home) if home else ""
+def own_places() -> dict[str, str]:
+    """Return what the environment says of where the instance and its configuration are."""
+    named = {name: os.environ.get(name) for name in ("UPDRAFT_HOME", "UPDRAFT_CONFIG")}
+    return {name: os.path.abspath(place) for name, place in named.items() if place}
+
+
+def take_join_token() -> str:
+    """Return ``UPDRAFT_JOIN_TOKEN``, which nothing that this process starts inherits."""
+    return os.environ.pop("UPDRAFT_JOIN_TOKEN", "")
 
 
 def use_config(path: str) -> None:

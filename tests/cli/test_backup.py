@@ -217,6 +217,10 @@ def test_regular_backups_are_made_when_due_and_the_old_ones_go(
     folder = tmp_path / "backups"
     wanted = Configuration(backup=Backup(folder=str(folder), every=3600, keep=2))
     now = 1_900_000_000.0
+    folder.mkdir()
+    own_copy = folder / "updraft-before-upgrade.tar.gz"
+    own_copy.touch()
+    os.utime(own_copy, (0, 0))
     made = []
     for step in range(4):
         file = back_up_if_due(folders, wanted, clock=lambda: now)  # noqa: B023
@@ -226,7 +230,7 @@ def test_regular_backups_are_made_when_due_and_the_old_ones_go(
         now += 3599
         assert back_up_if_due(folders, wanted, clock=lambda: now) is None, step  # noqa: B023
         now += 1
-    assert sorted(map(str, folder.iterdir())) == made[-2:]
+    assert sorted(map(str, folder.iterdir())) == [*made[-2:], str(own_copy)]
 
 
 # -- PostgreSQL

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.calling import Gate, ask, submit, updraft, wait_state
+from tests.cli.calling import Gate, ask, call, submit, updraft, wait_state
 from tests.cli.test_access_commands import done, refused, table
 from tests.waiting import until
 from updraft import __version__
@@ -175,6 +175,21 @@ def test_stages_of_a_pipeline_do_not_wait_for_each_others_limit(own: Instance) -
         assert (done.stdout, done.stderr, done.returncode) == (b"100000\n", b"", 0)
     finally:
         updraft(own, "project", "limits", "default", "--running-jobs", "none")
+
+
+def test_output_counts_against_a_limit_as_soon_as_its_job_has_ended(own: Instance) -> None:
+    limit = ("project", "limits", "default", "--stored")
+    assert updraft(own, *limit, "1G").code == 0
+    try:
+        assert call(own, "urun", "true").code == 0
+        assert updraft(own, *limit, "1M").code == 0
+        written = call(own, "urun", "head", "-c", "2M", "/dev/zero")
+        assert (written.code, len(written.out)) == (0, 2 << 20)
+        refused = call(own, "urun", "true")
+        assert refused.code == 125
+        assert "project default: 2 of 1 MiB of output are stored" in refused.error
+    finally:
+        updraft(own, *limit, "none")
 
 
 def test_a_job_that_is_above_a_limit_by_itself_is_refused(own: Instance) -> None:

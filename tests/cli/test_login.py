@@ -170,8 +170,8 @@ def test_another_certificate_than_the_pinned_one_gets_no_token(
     )  # fmt: skip
     assert said.code == 1
     assert said.error == (
-        f"updraft: 127.0.0.1:{server.port} shows another certificate than it had "
-        f"({server.fingerprint}, not {another}); if that is meant, sign in again: updraft login"
+        f"updraft: 127.0.0.1:{server.port} has another certificate than the known one: "
+        f"{server.fingerprint}; if it was renewed, sign in again: updraft login URL --fingerprint …"
     )
 
 

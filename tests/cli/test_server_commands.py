@@ -183,6 +183,25 @@ def test_serve_runs_in_the_foreground_until_ctrl_c(own: Instance) -> None:
     until(lambda: not own.processes(), "all processes to be gone")
 
 
+def test_a_team_s_server_says_whose_user_the_jobs_of_its_own_pool_are(
+    own: Instance, tmp_path: Path
+) -> None:
+    config = tmp_path / "team.toml"
+    config.write_text(
+        '[server]\nlisten = "127.0.0.1:0"\ncertificate = "self-signed"\nlocal_pool = true\n'
+    )
+    own.environment["UPDRAFT_CONFIG"] = str(config)
+    serving = start(own, "updraft", "serve")
+    assert serving.stderr is not None
+    lines: list[bytes] = []
+    while b"local_pool" not in b"".join(lines):
+        lines.append(serving.stderr.readline())
+        assert lines[-1], lines
+    assert b"jobs of the pool local run as this server's own user" in lines[-1]
+    serving.send_signal(signal.SIGINT)
+    assert finish(serving).code == 0
+
+
 def test_serve_reads_the_configuration_it_is_given(own: Instance, tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
     config.write_text('[server]\noutput_quota = "64K"\n')

@@ -112,7 +112,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 def test_ranges_of_user_ids() -> None:
     assert UID_RANGE.read("1000-1999") == UidRange(1000, 1999)
-    for bad in ("0-5", "9-1", "1000", "1-99999999999"):
+    for bad in ("0-5", "999-2000", "2147483000-2147483648", "9-1", "1000", "1-99999999999"):
         with pytest.raises(errors.BadRequest, match="is not a range of user ids"):
             UID_RANGE.read(bad)
 
@@ -199,7 +199,8 @@ def test_the_command_line_goes_before_the_file_and_is_told_apart(tmp_path: Path)
         ("idle_stop = 1", "'idle_stop' stands in no table; put it under [server]"),
         ("[sever]", "'sever' is unknown; did you mean [server]?"),
         ("[server]\nidle_stopp = 1", "[server] has no key 'idle_stopp'; did you mean idle_stop?"),
-        ("[runner]\nzzz = 1", "[runner] has no key 'zzz'; it has: cgroups, isolation, uid_range"),
+        ("[runner]\nzzz = 1", "[runner] has no key 'zzz'; it has: cgroups, isolation, users, "
+         "uid_range"),
         ("[limits]\ncpus = 1", "[limits] has no key 'cpus'; it has: project, user"),
         ("[pools.a]\ncpu = 1", "[pools.a] has no key 'cpu'; did you mean cpus?"),
         ("[sign_in.oidc]\nisuer = ''", "[sign_in.oidc] has no key 'isuer'; did you mean issuer?"),
@@ -322,6 +323,12 @@ def test_a_password_in_a_url_shows_neither_in_errors_nor_in_what_is_shown(tmp_pa
     assert "geheim" not in said
     key, url = KEYS["server.database"], "postgresql://me:geheim@x:5432/y?sslmode=require"
     assert key.shown(key.read(url)) == "postgresql://me:(hidden)@x:5432/y?sslmode=require"
+    for query in ("password=geheim", "sslmode=require&sslpassword=geheim", "pass%77ord=geheim"):
+        (said,) = problems(tmp_path, f'[server]\ndatabase = "postgresql://me@x/y?{query}"')
+        assert said.endswith(
+            "server.database: a password does not belong behind the question mark; write it like "
+            "postgresql://user:PASSWORD@host/updraft"
+        )
     key, url = KEYS["notifications.NAME.url"], "https://hooks.example.com:444/T0/geheim?k=geheim"
     assert key.shown(key.read(url)) == "https://hooks.example.com/(hidden)"
     (said,) = problems(tmp_path, '[notifications.a]\nurl = "https://me:geheim@x/y"')

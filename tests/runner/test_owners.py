@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from updraft import errors
+from updraft.runner import joining
+from updraft.runner.agent import __main__ as agent_main
 from updraft.runner.agent import owners
 from updraft.runner.agent.owners import Owners, Policy
+from updraft.runner.joined import Joined
 
 NAMES = ["alice", "bob", "alice@example.com", "../../etc", "..", ".hidden", "a/b", "ü"]
 
@@ -99,6 +102,75 @@ def test_a_system_account_is_used_only_by_its_name_and_never_roots_or_the_system
     for name in ("root", "www-data", "wheel", "nobody", "unknown", "nul\0"):
         assert found.owner(name).uid >= owners.FIRST_UID
     assert Owners(tmp_path, Policy.POOL).owner("alice").uid >= owners.FIRST_UID
+
+
+def test_a_range_in_which_the_machine_has_an_account_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pwd.getpwall", lambda: [account("ann", 400_005, 400_005)])
+    owners.check_range(400_006, 400_010)
+    with pytest.raises(errors.BadConfiguration) as caught:
+        owners.check_range(400_000, 400_005)
+    assert caught.value.message == (
+        "runner.uid_range: 400000-400005 has the user id 400005, which is ann's; choose a range "
+        "without accounts"
+    )
+
+
+def configured(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPDRAFT_HOME", str(folder))
+    monkeypatch.delenv("UPDRAFT_CONFIG", raising=False)
+    (folder / "config").mkdir(exist_ok=True)
+    (folder / "config" / "updraft.toml").write_text(text)
+
+
+def test_a_joined_runner_maps_owners_as_its_machine_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(
+        tmp_path, '[runner]\nusers = "system"\nuid_range = "410000-410009"\ncgroups = false\n',
+        monkeypatch,
+    )  # fmt: skip
+    words = joining.command(str(tmp_path), shared=True)
+    keeper, agent = words[: words.index("--")], words[words.index("--") + 1 :]
+    assert keeper[-2:] == ["--no-cgroups", "--shared"]
+    assert agent[-5:] == ["--joined", "--owners", "system", "410000", "410009"]
+    monkeypatch.setattr("pwd.getpwnam", {"ann": account("ann", 1234, 1234)}.__getitem__)
+    monkeypatch.setattr("os.getgrouplist", lambda name, gid: [gid])
+    found = agent_main._owners(str(tmp_path), agent[-4:])
+    assert found.owner("ann").uid == 1234
+    assert found.owner("bob").uid in range(410_000, 410_010)
+    assert agent_main._owners(str(tmp_path), []).owner("ann").uid >= owners.FIRST_UID
+    assert "--owners" not in joining.command(str(tmp_path), shared=False)
+
+
+@pytest.mark.root
+def test_a_runner_without_isolation_joins_for_one_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owners, "can_isolate", lambda: None)
+    configured(tmp_path, "", monkeypatch)
+    assert joining.machine()["shared"] is True
+    assert joining.machine(serves="ann")["shared"] is False
+    configured(tmp_path, '[runner]\nisolation = "off"\n', monkeypatch)
+    assert joining.machine()["shared"] is False
+    with pytest.raises(errors.BadConfiguration, match=r'runner\.isolation is "off", but this'):
+        joining.command(str(tmp_path), shared=True)
+
+
+@pytest.mark.parametrize(("shared", "mode"), [(True, 0o711), (False, 0o700)])
+def test_a_joined_runner_makes_folders_that_its_tasks_users_pass_whatever_the_umask_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, mode: int
+) -> None:
+    monkeypatch.setenv("UPDRAFT_HOME", str(tmp_path / "home"))
+    before = os.umask(0o077)
+    try:
+        folder = joining.keep(Joined("https://a", "node7", "gpu", "secret", shared=shared))
+    finally:
+        os.umask(before)
+    made = [each for each in (Path(folder), *Path(folder).parents) if tmp_path in each.parents]
+    assert {each.stat().st_mode & 0o777 for each in made} == {mode}
+    assert (Path(folder) / "joined.json").stat().st_mode & 0o777 == 0o600
 
 
 def account(name: str, uid: int, gid: int) -> pwd.struct_passwd:

@@ -27,7 +27,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_unit_is_installed_enabled_and_started(tmp_path: Path, asked: Path) -> None:
-    assert systemd.install("/var/lib/r/node 1", "/srv/$h", str(tmp_path)) == (
+    places = {"UPDRAFT_HOME": "/srv/$h", "UPDRAFT_CONFIG": "/etc/up draft.toml"}
+    assert systemd.install("/var/lib/r/node 1", places, str(tmp_path)) == (
         "updraft-runner-node 1.service"
     )
     assert asked.read_text().splitlines() == [
@@ -36,6 +37,7 @@ def test_a_unit_is_installed_enabled_and_started(tmp_path: Path, asked: Path) ->
     ]
     lines = (tmp_path / "updraft-runner-node 1.service").read_text().splitlines()
     assert "Environment=UPDRAFT_HOME=/srv/$h" in lines
+    assert 'Environment="UPDRAFT_CONFIG=/etc/up draft.toml"' in lines
     (start,) = [line for line in lines if line.startswith("ExecStart=")]
     assert start.endswith('/updraft runner run --folder "/var/lib/r/node 1"')
 
@@ -43,7 +45,7 @@ def test_a_unit_is_installed_enabled_and_started(tmp_path: Path, asked: Path) ->
 def test_what_systemctl_says_is_told_in_one_line(tmp_path: Path, asked: Path) -> None:
     (tmp_path / "fails").touch()
     with pytest.raises(errors.BadConfiguration) as caught:
-        systemd.install("/var/lib/r/node1", "", str(tmp_path))
+        systemd.install("/var/lib/r/node1", {}, str(tmp_path))
     assert caught.value.message == (
         "systemctl daemon-reload: no bus; the runner has joined: start it with updraft runner run"
     )
@@ -56,7 +58,7 @@ def test_the_unit_is_the_packaged_one_but_for_where_things_are() -> None:
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
         return [line for line in lines if line.partition("=")[0] not in own]
 
-    assert settings(systemd.unit_of("/r/node1")) == settings(PACKAGED.read_text())
+    assert settings(systemd.unit_of("/r/node1", {})) == settings(PACKAGED.read_text())
 
 
 def test_units_are_for_root_where_systemd_runs(tmp_path: Path) -> None:

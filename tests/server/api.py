@@ -136,6 +136,7 @@ async def api(
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
+    access.admission.stored = execution.live.stored
     try:
         operations = Operations(execution, database, instance)
         parts = Parts(database, keys, execution, jobs, fleet, instance, access, operations)

@@ -16,6 +16,7 @@ import pytest
 from tests.cli.calling import Said, ask, call, submit, updraft, wait_state
 from tests.waiting import until, wait_gone
 from updraft import errors
+from updraft.runner.agent import owners
 from updraft.runner.agent.owners import can_isolate
 from updraft.runner.keeper.processes import descendants
 from updraft.testing.instance import Instance, instance
@@ -140,7 +141,7 @@ def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
 
     try:
         until(lambda: state() == "ready", "the runner in the background", 30)
-        until(lambda: joined.kill("keeper") + joined.kill("agent") == 0, "its end", 30)
+        until(lambda: joined.kill() == 0, "its end", 30)
         until(lambda: state() == "away", "the server to notice", 30)
         (folder,) = (path.parent for path in joined.state.glob("runners/*/joined.json"))
         command = joined.command("updraft", "runner", "run", "--folder", str(folder))
@@ -155,6 +156,43 @@ def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
             assert process.wait(30) == errors.EXIT_REMOVED
             for pid in below:
                 wait_gone(pid, 30)
+        until(lambda: not joined.processes(), "its processes to be gone", 30)
+    finally:
+        end(joined)
+
+
+@pytest.mark.root
+def test_owners_get_user_ids_of_the_range_that_the_machine_is_configured_with(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    if (why := owners.can_isolate()) is not None:
+        pytest.skip(why)
+    own, port = server
+    updraft(own, "pool", "create", "gpu")
+    token = updraft(own, "runner", "token", "gpu").out
+    joined = Instance(tmp_path / "runner")
+    config = joined.home / "config"
+    config.mkdir(parents=True)
+    words = ("runner", "join", f"https://127.0.0.1:{port}", "--name", "node7", "--fingerprint")
+    certificate = (own.state / "server.crt").read_text()
+    pin = "sha256:" + sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+
+    def join(uids: str) -> Said:
+        (config / "updraft.toml").write_text(f'[runner]\nuid_range = "{uids}"\n')
+        return call(joined, "updraft", *words, pin, data=token.encode())
+
+    refused = join("60000-70000")
+    assert refused.error == (
+        "updraft: runner.uid_range: 60000-70000 has the user id 65534, which is nobody's; choose a "
+        "range without accounts"
+    )
+    assert ask(own, "runner", "list") == []
+    try:
+        assert join("410000-410009").code == 0
+        until(lambda: ask(own, "runner", "show", "node7")["state"] == "ready", "the runner", 30)
+        ran = call(own, "urun", "-P", "gpu", "-C", "/", "id", "-u")
+        assert ran.code == 0, ran.err
+        assert int(ran.out) in range(410_000, 410_010)
         until(lambda: not joined.processes(), "its processes to be gone", 30)
     finally:
         end(joined)

@@ -7,7 +7,7 @@ import queue
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default
@@ -27,6 +27,7 @@ from sqlalchemy import Connection
 
 from tests.cli.calling import call, submit
 from tests.waiting import until
+from updraft import errors
 from updraft.configuration.kinds import Address
 from updraft.configuration.schema import Notification
 from updraft.model.states import State
@@ -34,7 +35,7 @@ from updraft.server.loops import notifications as loop
 from updraft.server.loops.notifications import Receiver, notify
 from updraft.server.observe.beats import Beats
 from updraft.server.observe.measures import Measures
-from updraft.server.services.notices import delay_seconds, mail, notice_of, slack_body
+from updraft.server.services.notices import Notice, delay_seconds, mail, notice_of, slack_body
 from updraft.server.services.senders import sender_for
 from updraft.store import notifications as queries
 from updraft.store import schema, tables
@@ -363,6 +364,40 @@ def test_a_dead_receiver_delays_no_other(tmp_path: Path, hook: Hook) -> None:
         dead.server.server_close()
 
 
+def test_notifications_begin_although_the_disk_was_full_at_first(
+    tmp_path: Path, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(events: Events) -> None:
+        real, full = queries.begin, asyncio.Event()
+
+        def begin(connection: Connection, names: Collection[str]) -> None:
+            if not full.is_set():
+                raise errors.DiskFull("the disk of the state folder is full; free some space")
+            real(connection, names)
+
+        async def sleep(_seconds: float) -> None:
+            assert "notifications" in beats.late()
+            full.set()
+
+        monkeypatch.setattr(queries, "begin", begin)
+        monkeypatch.setattr(loop, "_LATE_SECONDS", -1)
+        measures = Measures()
+        beats = Beats(measures)
+        receivers = {"mine": Notification(url=hook.url)}
+        work = notify(events.database, receivers, beats, measures, sleep=sleep)
+        task = asyncio.create_task(work)
+        await asyncio.to_thread(until, lambda: _cursors(events.database) or None)
+        await events.job(State.SUCCESS)
+        (body,) = await asyncio.to_thread(hook.bodies, 1)
+        assert body["job"]["id"] == "job1"
+        assert measures.failed_passes["notifications"] == 1
+        assert beats.late() == ["notify mine"]
+        task.cancel()
+        await asyncio.wait([task])
+
+    with_events(tmp_path, check)
+
+
 def _cursors(database: Database) -> dict[str, int]:
     with database.engine.connect() as connection:
         return queries.cursors(connection)
@@ -374,6 +409,23 @@ def test_receivers_that_are_gone_are_forgotten(tmp_path: Path) -> None:
         await events.job(State.SUCCESS)
         await events.database.write(lambda c: queries.begin(c, ["b", "c"]))
         assert _cursors(events.database) == {"b": 0, "c": 1}
+
+    with_events(tmp_path, check)
+
+
+def test_a_receiver_that_read_further_than_there_are_events_hears_of_the_next(
+    tmp_path: Path,
+) -> None:
+    async def check(events: Events) -> None:
+        for _ in range(3):
+            await events.job(State.SUCCESS)
+        await events.database.write(lambda c: queries.begin(c, ["a"]))
+        # As releases did that let the job of the newest event go.
+        await events.database.write(
+            lambda c: c.execute(tables.jobs.delete().where(tables.jobs.c.serial > 1))
+        )
+        await events.database.write(lambda c: queries.begin(c, ["a"]))
+        assert _cursors(events.database) == {"a": 1}
 
     with_events(tmp_path, check)
 
@@ -459,6 +511,74 @@ def test_a_mail_arrives_and_what_cannot_be_is_told_apart(tmp_path: Path) -> None
             ("mine", "failed"): 1, ("mine", "sent"): 1, ("mine", "dropped"): 1,
         }  # fmt: skip
         listening.close()
+
+    with_events(tmp_path, check)
+
+
+@pytest.mark.parametrize("takes_utf8", [True, False])
+def test_a_recipient_beyond_ascii_gets_mail_where_the_server_can_and_holds_up_nobody_where_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, takes_utf8: bool
+) -> None:
+    mailbox = Mailbox()
+
+    async def check(events: Events) -> None:
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: SMTP(mailbox, enable_SMTPUTF8=takes_utf8), "127.0.0.1", 0
+        )
+        port = listening.sockets[0].getsockname()[1]
+        to = Notification(
+            kind="email", sender="updraft@example.com", to=("jörg@example.com",),
+            smtp=Address("127.0.0.1", port), smtp_tls="none", events=("not_ok",),
+        )  # fmt: skip
+        measures = Measures()
+        mine = await receiver(events, to, measures)
+        await events.job(State.SUCCESS, exit_code=3)
+        await mine.one_pass()
+        await mine.one_pass()
+        if takes_utf8:
+            assert mailbox.got.get(timeout=20).rcpt_tos == ["jörg@example.com"]
+            assert measures.notified == {("mine", "sent"): 1}
+        else:
+            assert measures.notified == {("mine", "dropped"): 1}
+            (said,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+            assert said == (
+                "notifications.mine: event 1 dropped; refused: the mail server takes only "
+                "addresses in ASCII (it has no SMTPUTF8)"
+            )
+        listening.close()
+
+    with_events(tmp_path, check)
+
+
+def test_a_notice_that_cannot_be_sent_at_all_is_dropped_once_and_the_next_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Poisoned:
+        def __init__(self) -> None:
+            self.told: list[int] = []
+
+        async def send(self, notice: Notice) -> None:
+            if notice.serial == 1:
+                raise UnicodeEncodeError("ascii", "ö", 0, 1, "not here")
+            self.told.append(notice.serial)
+
+        async def close(self) -> None:
+            """Nothing is open."""
+
+    async def check(events: Events) -> None:
+        await events.database.write(lambda c: queries.begin(c, ["mine"]))
+        measures, sender = Measures(), Poisoned()
+        to = Notification(url="https://example.com")
+        mine = Receiver(events.database, "mine", to, sender, measures)
+        for _ in range(2):
+            await events.job(State.SUCCESS)
+        await mine.one_pass()
+        assert sender.told == [2]
+        assert measures.notified == {("mine", "dropped"): 1, ("mine", "sent"): 1}
+        (said,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+        assert said.startswith(
+            "notifications.mine: event 1 dropped; not to be sent: UnicodeEncodeError: "
+        )
 
     with_events(tmp_path, check)
 

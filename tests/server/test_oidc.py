@@ -4,8 +4,10 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -131,14 +133,121 @@ def test_a_group_lets_in_and_an_admins_user_is_linked_by_a_verified_address(
             answer = await go(browser, sub="b", email="anna@home.test", email_verified=True)
             assert answer.status_code == 403
         async with made.browser() as browser:
-            await go(browser, sub="c", groups=["x", "staff"], preferred_username="Émile Zola")
-            assert "signed in as <b>mile-zola</b>" in (await browser.get("/login")).text
+            await go(browser, sub="c", groups=["x", "staff"], preferred_username="postgres")
+            assert re.search("signed in as <b>user-[0-9a-f]{8}</b>", await login_page(browser))
         await made.access.accounts.set_disabled(ADMIN, "anna", True)
         async with made.browser() as browser:
             answer = await go(browser, sub="a", email="Anna@home.test", email_verified=True)
             assert answer.status_code == 403
 
     with_api(tmp_path, check, oidc=settings(issuer, groups=("staff",)))
+
+
+async def login_page(browser: httpx.AsyncClient) -> str:
+    return (await browser.get("/login")).text
+
+
+@pytest.mark.parametrize(
+    ("claims", "name"),
+    [
+        ({"preferred_username": "postgres"}, "user-[0-9a-f]{8}"),
+        ({"email": "postgres@example.org"}, "user-[0-9a-f]{8}"),
+        ({"email": "postgres@home.test", "email_verified": True}, "postgres-home.test"),
+        ({"email": "ann@Example.org", "email_verified": True}, "ann"),
+        ({"email": "boss@example.org", "email_verified": True}, "boss-2"),
+    ],
+)
+def test_nobody_chooses_their_name_themselves(
+    tmp_path: Path, issuer: str, claims: dict[str, Any], name: str
+) -> None:
+    async def check(made: Api) -> None:
+        await made.access.accounts.create(ADMIN, NewUser("boss"))
+        async with made.browser() as browser:
+            await go(browser, sub="c", groups=["staff"], **claims)
+            assert re.search(f"signed in as <b>{name}</b>", await login_page(browser))
+
+    with_api(tmp_path, check, oidc=settings(issuer, groups=("staff",)))
+
+
+@pytest.mark.parametrize(
+    ("uid", "said"),
+    [
+        ("ann.b", "signed in as <b>ann.b</b>"),
+        (None, "Example says no uid of you that can be a user&#x27;s name; ask its admin"),
+        ("Ann B", "Example says no uid of you that can be a user&#x27;s name; ask its admin"),
+        (["boss"], "Example says no uid of you that can be a user&#x27;s name; ask its admin"),
+        ("boss", "boss is the name of another user of this server, or was; ask its admin"),
+    ],
+)
+def test_a_claim_that_the_admin_names_is_the_name_as_it_is_or_nobody_is_let_in(
+    tmp_path: Path, issuer: str, uid: object, said: str
+) -> None:
+    async def check(made: Api) -> None:
+        await made.access.accounts.create(ADMIN, NewUser("boss"))
+        async with made.browser() as browser:
+            answer = await go(browser, **ANNA, uid=uid)
+            assert said in (answer.text + await login_page(browser))
+        users = (await made.ask("GET", "/users", ADMIN)).json()["users"]
+        assert {user["name"] for user in users} == {"boss", *(["ann.b"] if uid == "ann.b" else [])}
+
+    with_api(tmp_path, check, oidc=settings(issuer, name_claim="uid"))
+
+
+def test_a_file_of_certificates_that_is_none_is_said_when_the_server_starts(
+    tmp_path: Path,
+) -> None:
+    async def check(made: Api) -> None:
+        bad = tmp_path / "bad.pem"
+        bad.write_text("no certificate")
+        for file, why in ((bad, "it holds no"), (tmp_path / "none.pem", "No such file")):
+            wanted = settings("https://idp.test", ca_file=str(file))
+            with pytest.raises(errors.BadConfiguration, match=f"ca_file: cannot use {file}: {why}"):
+                Oidc(made.database, wanted, made.access.load)
+        assert await made.database.read(queries.all_users) == []
+
+    with_api(tmp_path, check)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """A provider whose answers do not end."""
+
+    sent = 0
+    encodings = ""
+
+    def do_GET(self) -> None:
+        Endless.encodings = self.headers["Accept-Encoding"]
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while Endless.sent < 1 << 28:
+                Endless.sent += self.wfile.write(b" " * (1 << 16))
+        except OSError:
+            return
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+def test_an_answer_of_the_provider_is_read_to_a_bound(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        async with made.browser() as browser:
+            form = {"token": token_in(await browser.get("/login"))}
+            answer = await browser.post("/login/oidc", data=form, headers=ORIGIN)
+            assert answer.status_code == 503
+            assert "Example does not answer as it should (ValueError)" in answer.text
+        assert Endless.sent < 1 << 26
+        assert Endless.encodings == "identity"
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        port = server.server_address[1]
+        with_api(tmp_path, check, oidc=settings(f"http://127.0.0.1:{port}"))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.mark.parametrize(

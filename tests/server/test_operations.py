@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.api import ME, Api, with_api
 from tests.server.tcp import Tcp, with_tcp
+from updraft import settings
+from updraft.configuration import Configuration
+from updraft.configuration.schema import Backup
 from updraft.model.access import Principal
+from updraft.server.loops import backups
+from updraft.server.loops.backups import keep_backups
 from updraft.server.loops.lag import watch_lag
+from updraft.server.loops.lasting import lasting
 from updraft.server.observe import logs
 from updraft.server.observe.beats import Beats
 from updraft.server.observe.measures import Measures
@@ -103,6 +110,63 @@ def test_a_loop_s_bad_pass_is_logged_counted_and_survived(
     beats.forget("sweeping")
     now = 1000.0
     assert beats.late() == []
+
+
+def test_a_loop_that_begins_again_without_a_pass_is_late_and_one_in_a_long_pass_is_not() -> None:
+    now = 100.0
+    beats = Beats(Measures(), clock=lambda: now)
+    beats.expect("failing", 10)
+    beats.expect("busy", 10)
+    now = 111.0
+    beats.expect("failing", 10)
+    beats.goes_on("busy")
+    assert beats.late() == ["failing"]
+
+
+def test_a_backup_that_hangs_keeps_the_server_from_being_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        begun.set()
+        go_on.wait(60)
+
+    async def check() -> None:
+        now = 0.0
+        beats = Beats(Measures(), clock=lambda: now)
+        wanted = Configuration(backup=Backup(folder=str(tmp_path)))
+        task = asyncio.create_task(
+            keep_backups(settings.folders({"UPDRAFT_HOME": str(tmp_path)}), wanted, beats)
+        )
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert beats.late() == []
+        now = 86400.0
+        assert beats.late() == ["backups"]
+        go_on.set()
+        task.cancel()
+        await asyncio.wait([task])
+
+    monkeypatch.setattr(backups, "back_up_if_due", hang)
+    asyncio.run(check())
+
+
+def test_a_loop_that_ends_by_an_exception_is_logged_and_begins_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runs = 0
+
+    async def loop() -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            raise OSError(f"bad {runs}")
+
+    asyncio.run(lasting("sweeping", loop, again_seconds=0.0))
+    assert runs == 3
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["the loop 'sweeping' ended; it begins again in 0 s"] * 2
+    assert "OSError: bad 2" in caplog.text
 
 
 def test_the_loop_s_lag_is_measured() -> None:

@@ -4,13 +4,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select
 
 from updraft.configuration.schema import Server
 from updraft.model.states import State
+from updraft.scheduling.queue import Party
 from updraft.server.loops.retention import drop_old_jobs, drop_old_output, sweep_output
+from updraft.server.services.stored import StoredOutput
 from updraft.store import schema, tables
 from updraft.store.database import Database, Work
 
@@ -139,6 +142,60 @@ def test_old_jobs_go_with_attempts_events_and_output_and_a_live_one_never(
         assert await left_of(database) == {"jobs": left, "attempts": left, "events": left}
         names = {path.name for path in (tmp_path / "logs").iterdir()}
         assert names == {jobs[serial - 1][0] for serial in left}
+
+    asyncio.run(with_jobs(tmp_path, jobs, check))
+
+
+def test_the_job_of_the_newest_event_stays_until_there_is_a_newer_one(tmp_path: Path) -> None:
+    jobs = [
+        ("last", State.SUCCESS, 10),
+        ("other", State.SUCCESS, 20),
+        ("newest", State.RUNNING, None),
+    ]
+    logs = str(tmp_path / "logs")
+
+    def happen(job_serial: int) -> Work[int]:
+        said = {"job_serial": job_serial, "at_ns": 0, "kind": "RUNNING", "message": ""}
+        made = tables.events.insert().returning(tables.events.c.serial).values(said)
+        return lambda connection: connection.execute(made).scalar_one()
+
+    async def check(database: Database) -> None:
+        told = await database.write(happen(1))
+        bounds = Server(keep_jobs=86400.0)
+        assert await drop_old_jobs(database, logs, bounds, NOW_NS) == 1
+        assert (await left_of(database))["jobs"] == {1, 3}
+        assert await database.write(happen(3)) > told
+        assert await drop_old_jobs(database, logs, bounds, NOW_NS) == 1
+        assert (await left_of(database))["jobs"] == {3}
+
+    asyncio.run(with_jobs(tmp_path, jobs, check))
+
+
+def test_stored_output_is_counted_once_kept_and_counted_anew_by_retention(tmp_path: Path) -> None:
+    jobs = [("old", State.SUCCESS, 40), ("new", State.SUCCESS, 1), ("runs", State.RUNNING, None)]
+    mine = Party("default", "uid:1")
+
+    async def check(database: Database) -> None:
+        stored = StoredOutput()
+        reads = 0
+        read = database.read
+
+        async def counting(work: Work[Any], *, patient: bool = False) -> Any:
+            nonlocal reads
+            reads += 1
+            return await read(work, patient=patient)
+
+        database.read = counting  # type: ignore[method-assign]
+        stored.add(mine, (5, 0))  # before it is counted, it is counted with the rest
+        keys = (mine, "default", mine, Party("default", "uid:2"), "other")
+        found = await asyncio.gather(*(stored.of(database, key) for key in keys))
+        assert found == [3 * MIB, 3 * MIB, 3 * MIB, 0, 0]
+        stored.add(mine, (MIB, 0))
+        assert await stored.of(database, "default") == 4 * MIB
+        assert reads == 1
+        await drop_old_output(database, str(tmp_path / "logs"), Server(), NOW_NS)
+        await stored.count_anew(database)
+        assert await stored.of(database, mine) == 2 * MIB
 
     asyncio.run(with_jobs(tmp_path, jobs, check))
 

@@ -15,6 +15,7 @@ from updraft.model.access import Principal, Role, Scope
 from updraft.model.limits import Limits
 from updraft.server.services.accounts import NewUser
 from updraft.server.services.sign_in import NewToken, SessionLimits, SignIn
+from updraft.store.jobs import drop_output
 from updraft.store.tables import attempts, credentials, users
 
 ADMIN = Principal("uid:4000000", server_admin=True)
@@ -403,15 +404,21 @@ def test_limits_that_no_waiting_mends_refuse_the_submission(tmp_path: Path) -> N
         assert made.access.limits_of("red", "nobody") == (Limits(), Limits())
         live = made.execution.live.find(first.json()["id"])
         assert live is not None
+        assert (await submit("another-key")).status_code == 201
         written = {
             "job_serial": live.serial, "task_index": 0, "number": 1, "state": "ENDED",
             "runner": "local", "gpu_ids": "[]", "granted_ns": 0, "message": "",
             "stdout_bytes": 3 << 20, "stderr_bytes": 0,
         }  # fmt: skip
         await made.database.write(lambda c: c.execute(attempts.insert(), written).rowcount)
+        made.execution.live.stored.add(live.party, (3 << 20, 0))
         code, message = error_of(await submit("the-third-key"))
         assert code == 409
         assert message.startswith("you in project red: 3 of 3 MiB of output are stored; ")
+        # As retention does.
+        await made.database.write(lambda c: drop_output(c, [live.serial]))
+        await made.execution.live.stored.count_anew(made.database)
+        assert (await submit("a-later-key")).status_code == 201
         await projects.set_member_limits(ADMIN, "red", "anna", Limits())
         await projects.set_archived(ADMIN, "red", True)
         assert error_of(await submit("the-fourth-key")) == (

@@ -79,10 +79,11 @@ def _show_code(address: str, code: str) -> None:
 def _trusted_on_sight(host: str, port: int) -> str | None:
     """Return the fingerprint of a certificate that only the person can vouch for, as ssh asks."""
     from updraft.sdk import pinning  # noqa: PLC0415
+    from updraft.wire import tls  # noqa: PLC0415
 
     if pinning.is_trusted(host, port):
         return None
-    found = pinning.fingerprint_of(pinning.certificate_of(host, port))
+    found = tls.fingerprint_of(pinning.certificate_of(host, port))
     if not sys.stdin.isatty():
         raise errors.NotAllowed(
             f"no authority vouches for {host}:{port}; if this is its certificate, add: "

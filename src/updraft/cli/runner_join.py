@@ -8,10 +8,14 @@ import sys
 import click
 
 from updraft import errors, settings
+from updraft.cli import passwords
 from updraft.cli.output import speech
 from updraft.runner import joining, systemd
 from updraft.runner.joined import Joined
+from updraft.sdk import targets
 from updraft.sdk.joining import join
+
+_MAX_TOKEN = 1000
 
 
 @click.command
@@ -26,13 +30,15 @@ def command(
 ) -> None:
     """Make this machine a runner of the pool that TOKEN is for, and start it.
 
-    Without TOKEN it is read from standard input, where other users do not see it.  Root's runner
-    becomes a unit of systemd, where that runs; else it is started in the background.
+    All users of a machine can read a command's arguments.  So leave TOKEN out: it is taken from
+    UPDRAFT_JOIN_TOKEN then, else read from standard input, or asked for.  Root's runner becomes a
+    unit of systemd, where that runs; else it is started in the background.
     """
-    secret = (token or sys.stdin.readline()).strip()
+    url = targets.url_of(*targets.parse_url(url))
+    fingerprint = fingerprint and targets.parse_fingerprint(fingerprint)
+    secret = (token or settings.take_join_token() or _read_token()).strip()
     if not secret:
         raise errors.BadRequest("a join token is needed; make one: updraft runner token POOL")
-    joining.check_folder(shared=not serves)
     machine = joining.machine(name, serves)
     answer = join(url, secret, machine, fingerprint=fingerprint)
     shared = machine["shared"]
@@ -44,7 +50,11 @@ def command(
         keeper = joining.command(folder, shared=shared)
         os.execv(keeper[0], keeper)
     if systemd.starts_units():
-        unit = systemd.install(folder, settings.own_home())
+        unit = systemd.install(folder, settings.own_places())
         speech.say(f"systemd runs it from now on: systemctl status {unit}")
     else:
         joining.start(folder, shared=shared)
+
+
+def _read_token() -> str:
+    return passwords.asked("Join token") if sys.stdin.isatty() else sys.stdin.readline(_MAX_TOKEN)

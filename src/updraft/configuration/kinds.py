@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from updraft import errors, quantities
 
@@ -27,9 +27,13 @@ HIDDEN = "(hidden)"
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 """What a pool and other named tables are called: what URLs, metrics and host names take too."""
 
+_SECRETS_OF_A_DATABASE = {"password", "sslpassword", "oauth_client_secret"}
+"""Keywords of libpq that are told to nobody."""
+
 _MAX_NUMBER = 10**12
 _MAX_PORT = 65535
-_MAX_UID = 2**32 - 2
+_LEAST_UID = 1000  # below are root and the system's accounts (UID_MIN of login.defs)
+_MAX_UID = 2**31 - 1
 
 
 class Address(NamedTuple):
@@ -194,6 +198,14 @@ def _database(value: Any) -> str:
             "it is no URL of a database; write it like postgresql://user@host/updraft, "
             "or leave it empty for SQLite"
         )
+    if text and _SECRETS_OF_A_DATABASE & {
+        name for name, _ in parse_qsl(urlsplit(text).query, True)
+    }:
+        # There it would be shown, and stand in the arguments of PostgreSQL's tools.
+        raise errors.BadRequest(
+            "a password does not belong behind the question mark; write it like "
+            "postgresql://user:PASSWORD@host/updraft"
+        )
     return text
 
 
@@ -207,9 +219,10 @@ def _conceal_database(value: str) -> str:
 
 def _uid_range(value: Any) -> UidRange:
     match = re.fullmatch(r"(\d{1,10})-(\d{1,10})", _text(value))
-    if match is None or not 0 < int(match[1]) <= int(match[2]) <= _MAX_UID:
+    if match is None or not _LEAST_UID <= int(match[1]) <= int(match[2]) <= _MAX_UID:
         raise errors.BadRequest(
-            f"{value!r} is not a range of user ids; write it like 300000-365535"
+            f"{value!r} is not a range of user ids of {_LEAST_UID} or above; write it like "
+            "300000-365535"
         )
     return UidRange(int(match[1]), int(match[2]))
 

@@ -25,7 +25,7 @@ _GROUPS = {path[:-1] for path in TABLES if len(path) > 1} - TABLES.keys()
 """What holds tables and no keys."""
 
 _COMMAND_LINE = "command line"
-_FILE_KEYS = ("server.certificate", "server.key")
+_FILE_KEYS = ("server.certificate", "server.key", "sign_in.oidc.ca_file")
 
 
 @dataclass(frozen=True, slots=True)

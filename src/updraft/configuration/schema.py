@@ -88,7 +88,10 @@ class Server:
         derived="local if this machine is one, else the only pool of this file",
     )
     local_pool: bool = setting(
-        FLAG, True, "whether this machine is a pool", derived="false when listen is set"
+        FLAG,
+        True,
+        "whether this machine is a pool, whose tasks run as the server's own user",
+        derived="false when listen is set",
     )
     suspect_after: Seconds = setting(
         DURATION, "30s", "a runner unseen for this long gets no new tasks", least="1s"
@@ -166,6 +169,20 @@ class Oidc:
         NAMES, [], "whoever the provider says is in one of them becomes a user by signing in"
     )
     project: str = setting(TEXT, "", "project that such a new user becomes a member of")
+    name_claim: str = setting(
+        TEXT,
+        "",
+        "claim that names a new user: one that nobody can change for themselves at the provider; "
+        "empty: the verified address does",
+    )
+    groups_claim: str = setting(TEXT, "groups", "claim with the groups that somebody is in")
+    scopes: tuple[str, ...] = setting(
+        NAMES, ["profile", "email"], "what the provider is asked for, besides openid"
+    )
+    ca_file: str = setting(
+        PATH, "", "certificates to trust for the provider besides the system's, as PEM"
+    )
+    label: str = setting(TEXT, "OpenID Connect", "what the provider is called on the button")
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,16 +322,25 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """``[runner]``; a runner reads it when it starts."""
+    """``[runner]``; a runner reads it when it starts, and ``isolation`` when it joins too."""
 
     cgroups: bool = setting(FLAG, True, "use control groups where the machine allows it")
     isolation: str = setting(
         choice("auto", "off"),
         "auto",
-        "auto: a root runner runs each task as its owner's mapped user; off: as its own",
+        "auto: a root runner that has joined takes everybody's tasks where it can keep them "
+        "apart, each as its owner's user; off: it takes one user's, and runs them as its own",
+    )
+    users: str = setting(
+        choice("pool", "system"),
+        "pool",
+        "pool: each owner has a user id of uid_range; system: the account of the owner's name "
+        "goes first",
     )
     uid_range: UidRange = setting(
-        UID_RANGE, "300000-365535", "user ids that a root runner gives to owners of tasks"
+        UID_RANGE,
+        "300000-365535",
+        "user ids that a root runner gives to owners of tasks; no account of the machine in it",
     )
 
 

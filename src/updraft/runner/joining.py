@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from updraft import bootstrap, errors, settings
+from updraft import bootstrap, configuration, errors, settings
+from updraft.configuration.schema import Runner
 from updraft.runner import joined
 from updraft.runner.agent import owners
 from updraft.runner.agent.capacity import find_capacity
@@ -17,46 +18,61 @@ def machine(name: str = "", serves: str = "") -> dict[str, Any]:
     """Return what this machine says of itself when it joins.
 
     ``serves``: the one owner whose tasks it is to take; without one it takes everybody's, if it can
-    keep them apart, else those of whoever made its join token.
+    keep them apart and is not configured otherwise, else those of whoever made its join token.
+    Raises ``errors.BadConfiguration`` where tasks of other users could not run.
     """
-    shared = not serves and owners.can_isolate() is None
+    configured = configuration.load(settings.folders()).runner
+    shared = not serves and configured.isolation != "off" and owners.can_isolate() is None
+    if shared:
+        _check_owners(settings.runners_folder(), configured)
     return {"name": name, "capacity": find_capacity(), "shared": shared, "serves": serves}
 
 
-def command(folder: str, *, shared: bool, cgroups: bool = True) -> list[str]:
-    """Return the command line of a joined runner's keeper."""
+def command(folder: str, *, shared: bool) -> list[str]:
+    """Return the command line of a joined runner's keeper, as this machine's configuration wants.
+
+    Raises ``errors.BadConfiguration``.
+    """
+    configured = configuration.load(settings.folders()).runner
     agent = [sys.executable, "-I", "-m", "updraft.runner.agent", "--folder", folder, "--joined"]
     keeper = [sys.executable, "-I", "-m", "updraft.runner.keeper", "--folder", folder]
-    if not cgroups:
+    if not configured.cgroups:
         keeper.append("--no-cgroups")
     if shared:
+        if configured.isolation == "off":
+            raise errors.BadConfiguration(
+                'runner.isolation is "off", but this runner has joined to take everybody\'s tasks; '
+                'set it to "auto", or remove the runner on the server and join again'
+            )
+        _check_owners(folder, configured)
+        # Not looked up by the agent: one that starts anew goes on as its predecessor did.
+        agent += ["--owners", configured.users, *map(str, configured.uid_range)]
         keeper.append("--shared")
     return [*keeper, "--", *agent]
 
 
 def keep(place: joined.Joined) -> str:
-    """Keep a runner's place in a folder of its own; return the folder.
-
-    Raises ``errors.BadConfiguration`` where tasks of other users could not reach their workspaces.
-    """
+    """Keep a runner's place in a folder of its own; return the folder."""
     folder = os.path.join(settings.runners_folder(), place.name)
     # Passed through by the users of isolated tasks, and listed by none.
     mode = 0o711 if place.shared else 0o700
-    for each in (settings.runners_folder(), folder):
-        os.makedirs(each, mode=mode, exist_ok=True)
+    own = Path(folder)
+    missing = [each for each in own.parents if not each.exists()]
+    for each in (*reversed(missing), own.parent, own):
+        each.mkdir(mode=mode, exist_ok=True)
         if place.shared:
-            os.chmod(each, mode)
+            each.chmod(mode)  # whatever the umask is
     joined.save(folder, place)
     return folder
 
 
-def check_folder(*, shared: bool) -> None:
-    """Refuse to join where tasks of other users could not reach their workspaces.
+def _check_owners(folder: str, configured: Runner) -> None:
+    """Refuse to start where the owners of tasks could have no users or reach no workspaces.
 
     Raises ``errors.BadConfiguration``.
     """
-    if shared and owners.can_isolate() is None:
-        owners.Owners(Path(settings.runners_folder()))
+    owners.check_range(*configured.uid_range)
+    owners.Owners(Path(folder), owners.Policy(configured.users), *configured.uid_range)
 
 
 def only_folder() -> str:
@@ -81,7 +97,7 @@ def command_of(folder: str) -> list[str]:
     return command(folder, shared=joined.load(folder).shared)
 
 
-def start(folder: str, *, shared: bool, cgroups: bool = True) -> None:
-    """Start a joined runner in the background."""
+def start(folder: str, *, shared: bool) -> None:
+    """Start a joined runner in the background.  Raises ``errors.BadConfiguration``."""
     log = os.path.join(folder, "runner.log")
-    bootstrap.spawn_background(command(folder, shared=shared, cgroups=cgroups), log=log)
+    bootstrap.spawn_background(command(folder, shared=shared), log=log)

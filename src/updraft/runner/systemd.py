@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from updraft import errors
@@ -27,7 +28,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=exec
-{home}ExecStart={command}
+{environment}ExecStart={command}
 Restart=always
 RestartSec=2s
 # The server has forgotten it: it would be refused for ever.
@@ -51,25 +52,27 @@ def starts_units(runs: str = _RUNS) -> bool:
     return os.geteuid() == 0 and os.path.isdir(runs)
 
 
-def unit_of(folder: str, home: str = "") -> str:
-    """Return the text of a runner's unit; ``home``: its UPDRAFT_HOME, if it has one."""
+def unit_of(folder: str, environment: Mapping[str, str]) -> str:
+    """Return the text of a runner's unit; ``environment``: where its instance is."""
     program = os.path.join(os.path.dirname(sys.executable), "updraft")
     words = [sys.executable, program, "runner", "run", "--folder", folder]
     return _UNIT.format(
         name=os.path.basename(folder),
-        home=f"Environment={_quoted('UPDRAFT_HOME=' + home)}\n" if home else "",
+        environment="".join(
+            f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment.items()
+        ),
         removed=errors.EXIT_REMOVED,
         command=" ".join(_quoted(word).replace("$", "$$") for word in words),
     )
 
 
-def install(folder: str, home: str = "", units: str = _UNITS) -> str:
+def install(folder: str, environment: Mapping[str, str], units: str = _UNITS) -> str:
     """Install a runner's unit, start it now and at every start of the machine; return its name.
 
     Raises ``errors.BadConfiguration`` with what systemctl said.
     """
     unit = f"updraft-runner-{os.path.basename(folder)}.service"
-    Path(units, unit).write_text(unit_of(folder, home))
+    Path(units, unit).write_text(unit_of(folder, environment))
     _systemctl("daemon-reload")
     _systemctl("enable", "--now", unit)
     return unit

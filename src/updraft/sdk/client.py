@@ -90,8 +90,9 @@ class Client:
             trust_env=False,
         )
         self.access = Access(self._ask)
-        self.fleet = Fleet(self._ask)
         """Users, tokens, projects, the audit."""
+        self.fleet = Fleet(self._ask)
+        """Pools, runners, and the tokens that they join with."""
 
     def __enter__(self) -> Self:
         return self

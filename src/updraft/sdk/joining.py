@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from updraft import errors
+from updraft.sdk.targets import parse_url
 from updraft.sdk.transport import SocketTransport
 from updraft.wire import fleet_schemas, tls
 from updraft.wire.schemas import Error
 
-_PINNED = re.compile(r"sha256:[0-9a-f]{64}")
+_TIMEOUT_SECONDS = 30.0
 
 
 def join(
@@ -21,20 +21,15 @@ def join(
 ) -> fleet_schemas.JoinAnswer:
     """Become a runner of the pool that ``token`` is for.
 
-    ``machine``: the fields of ``fleet_schemas.JoinRequest``.  Raises ``errors.UpdraftError``.
+    ``machine``: the fields of ``fleet_schemas.JoinRequest``.  ``fingerprint``: as
+    ``targets.parse_fingerprint`` returns it, of the one certificate to trust.  Raises
+    ``errors.UpdraftError``.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise errors.BadRequest(f"{url!r} is no server's URL; write it as https://HOST:PORT")
-    if fingerprint and not _PINNED.fullmatch(fingerprint):
-        raise errors.BadRequest(
-            f"--fingerprint: {fingerprint!r} is none; it is sha256: and 64 hexadecimal digits"
-        )
-    encrypted = parts.scheme == "https"
-    host, port = parts.hostname, parts.port or (443 if encrypted else 80)
-    transport = SocketTransport(
-        lambda: tls.connect(host, port, encrypted=encrypted, fingerprint=fingerprint)
+    host, port = parse_url(url)
+    dial = partial(
+        tls.connect, host, port, fingerprint=fingerprint, silence_seconds=_TIMEOUT_SECONDS
     )
+    transport = SocketTransport(dial)
     request = fleet_schemas.JoinRequest.model_validate(machine)
     with httpx.Client(transport=transport, base_url=url, trust_env=False) as client:
         try:

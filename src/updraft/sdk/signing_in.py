@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Self, TypeVar
 
 import httpx
 
 from updraft import errors
 from updraft.sdk.answers import check, read
-from updraft.sdk.pinning import pinned_context
 from updraft.sdk.targets import parse_url, url_of
-from updraft.wire import access_schemas, schemas
+from updraft.sdk.transport import SocketTransport
+from updraft.wire import access_schemas, schemas, tls
 
 A = TypeVar("A", bound=schemas.Answer)
 
@@ -28,16 +28,15 @@ class SigningIn:
         host, port = parse_url(url)
         self._url = url_of(host, port)
         self._fingerprint = fingerprint
-        trusted = (
-            ssl.create_default_context()
-            if fingerprint is None
-            else pinned_context(host, port, fingerprint)
+        dial = partial(
+            tls.connect,
+            host,
+            port,
+            fingerprint=fingerprint or "",
+            silence_seconds=_TIMEOUT_SECONDS,
         )
         self._http = httpx.Client(
-            base_url=f"{self._url}/api/v1",
-            verify=trusted,
-            timeout=_TIMEOUT_SECONDS,
-            trust_env=False,
+            base_url=f"{self._url}/api/v1", transport=SocketTransport(dial), trust_env=False
         )
 
     def __enter__(self) -> Self:

@@ -120,4 +120,4 @@ class RemoteWay:
 
         target = self.target
         pin = target.fingerprint or ""
-        return tls.connect(target.host, target.port, encrypted=True, fingerprint=pin)
+        return tls.connect(target.host, target.port, fingerprint=pin)

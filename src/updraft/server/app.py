@@ -10,8 +10,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Coroutine, Mapping
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
 
 from updraft import bootstrap, errors, settings
 from updraft.configuration import Configuration, reading
@@ -22,6 +22,7 @@ from updraft.server.api.parts import Parts
 from updraft.server.building import build, make_doors, take_down
 from updraft.server.listening import Listener, listen
 from updraft.server.loops.lag import watch_lag
+from updraft.server.loops.lasting import Loop, lasting
 from updraft.server.loops.leases import Leases
 from updraft.server.loops.retention import keep_output_bounded
 from updraft.server.observe import logs
@@ -85,11 +86,18 @@ class Server:
         if ready_fd is not None:
             _tell_ready(ready_fd)
         log.info("serving at %s", self._folders.socket)
-        loops = {**self._loops(parts, configuration), "http": http.preload()}
+        if configuration.server.local_pool and configuration.server.listen is not None:
+            log.warning(
+                "jobs of the pool local run as this server's own user and can read its files; for "
+                "users who must not, unset server.local_pool and let a machine join as a runner"
+            )
+        loops = {**self._loops(parts, configuration), "http": http.preload}
         if ready_fd is not None and math.isfinite(configuration.server.idle_stop):
             # One in the foreground stays until its owner ends it.
-            loops["idle"] = self._watch_idle(instance, doors, listeners[-1])
-        tasks = [asyncio.create_task(work, name=name) for name, work in loops.items()]
+            loops["idle"] = partial(self._watch_idle, instance, doors, listeners[-1])
+        tasks = [
+            asyncio.create_task(lasting(name, loop), name=name) for name, loop in loops.items()
+        ]
         await instance.stop_requested.wait()
         # Of a shared database another server goes on: slow readers have the rest from that.
         if instance.stopping and leadership is None:
@@ -103,30 +111,35 @@ class Server:
         await take_down(parts)
         log.info("stopped")
 
-    def _loops(
-        self, parts: Parts, configuration: Configuration
-    ) -> dict[str, Coroutine[Any, Any, None]]:
+    def _loops(self, parts: Parts, configuration: Configuration) -> dict[str, Loop]:
         """Return what goes on beside the requests, by name."""
         configured, operations = configuration.server, parts.operations
         beats = operations.beats
         leases = Leases(parts.execution, configured.suspect_after, configured.lost_after, beats)
-        loops = {
-            "upgrade": _restart_on_upgrade(parts.instance),
-            "retention": keep_output_bounded(parts.database, self._folders.logs, configured, beats),
-            "leases": leases.watch(),
-            "lag": watch_lag(operations.measures, beats),
+        loops: dict[str, Loop] = {
+            "upgrade": partial(_restart_on_upgrade, parts.instance),
+            "retention": partial(
+                keep_output_bounded,
+                parts.database,
+                self._folders.logs,
+                configured,
+                beats,
+                parts.execution.live.stored,
+            ),
+            "leases": leases.watch,
+            "lag": partial(watch_lag, operations.measures, beats),
         }
         if configured.local_pool:
-            loops["runner"] = _keep_runner(parts.instance, parts.execution, self._folders)
+            loops["runner"] = partial(_keep_runner, parts.instance, parts.execution, self._folders)
         if configuration.backup.folder:
             from updraft.server.loops.backups import keep_backups  # noqa: PLC0415
 
-            loops["backups"] = keep_backups(self._folders, configuration, beats)
+            loops["backups"] = partial(keep_backups, self._folders, configuration, beats)
         if receivers := configuration.notifications:
             from updraft.server.loops.notifications import notify  # noqa: PLC0415
 
-            loops["notifications"] = notify(
-                parts.database, receivers, beats, operations.measures, configured.url
+            loops["notifications"] = partial(
+                notify, parts.database, receivers, beats, operations.measures, configured.url
             )
         return loops
 

@@ -69,11 +69,11 @@ async def build(
     access = Access(
         database, session_limits(configuration), _oidc(configuration), _limits(configuration)
     )
-    access.admission.quota_bytes = configuration.server.output_quota
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
     access.strangers = Strangers(configuration.server.requests_per_second)
+    access.admission.stored = execution.live.stored
     instance = Instance(folders, execution, configuration.server)
     telemetry = configuration.telemetry
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
@@ -162,4 +162,9 @@ def _oidc(configuration: Configuration) -> OidcSettings | None:
         domains=configured.allowed_domains,
         groups=configured.allowed_groups,
         project=configured.project or None,
+        name=configured.label,
+        scopes=configured.scopes,
+        groups_claim=configured.groups_claim,
+        name_claim=configured.name_claim,
+        ca_file=configured.ca_file,
     )

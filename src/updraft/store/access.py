@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, select, update
+from sqlalchemy import Connection, Row, RowMapping, delete, func, select, update
 
 from updraft.store.jobs import kept_bytes
 from updraft.store.tables import attempts, audit, credentials, jobs, members, projects, users
@@ -233,16 +233,15 @@ def delete_memberships(connection: Connection, user_serial: int) -> None:
     connection.execute(delete(members).where(members.c.user_serial == user_serial))
 
 
-def stored_bytes(connection: Connection, project: str, owner: str | None, quota_bytes: int) -> int:
-    """Return how much output of a project's jobs, or of one owner's in it, is kept."""
+def stored_bytes(connection: Connection, quota_bytes: int) -> Sequence[Row[tuple[str, str, int]]]:
+    """Return (project, owner, bytes): how much output of whose jobs is kept."""
     statement = (
-        select(kept_bytes(quota_bytes))
-        .join(jobs, jobs.c.serial == attempts.c.job_serial)
-        .where(jobs.c.project == project, jobs.c.kept)
+        select(jobs.c.project, jobs.c.owner, kept_bytes(quota_bytes))
+        .join(attempts, attempts.c.job_serial == jobs.c.serial)
+        .where(jobs.c.kept)
+        .group_by(jobs.c.project, jobs.c.owner)
     )
-    if owner is not None:
-        statement = statement.where(jobs.c.owner == owner)
-    return int(connection.execute(statement).scalar_one())
+    return connection.execute(statement).all()
 
 
 # -- the audit

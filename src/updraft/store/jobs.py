@@ -337,14 +337,17 @@ def oldest_jobs(
 ) -> Sequence[Row[tuple[int, str, int, int | None]]]:
     """Return (serial, id, created_ns, ended_ns) of all owners' jobs behind serial ``after``.
 
-    Without those that hold the highest serials: these are never given out twice.
+    Without those that hold the highest serials, of a job, an attempt or an event: SQLite gives a
+    highest one that went out again, and whoever has read up to it would miss what it stands for.
     """
     newest_attempt = select(attempts.c.job_serial).order_by(attempts.c.serial.desc()).limit(1)
+    newest_event = select(events.c.job_serial).order_by(events.c.serial.desc()).limit(1)
     statement = (
         select(jobs.c.serial, jobs.c.id, jobs.c.created_ns, jobs.c.ended_ns)
         .where(jobs.c.serial > after)
         .where(jobs.c.serial != select(func.max(jobs.c.serial)).scalar_subquery())
         .where(jobs.c.serial != func.coalesce(newest_attempt.scalar_subquery(), 0))
+        .where(jobs.c.serial != func.coalesce(newest_event.scalar_subquery(), 0))
         .order_by(jobs.c.serial)
         .limit(limit)
     )

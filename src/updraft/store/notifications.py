@@ -28,16 +28,19 @@ def cursors(connection: Connection) -> dict[str, int]:
 
 
 def begin(connection: Connection, receivers: Collection[str]) -> None:
-    """Let new receivers begin with the next event, and forget those that are not there any more."""
-    known = cursors(connection)
-    gone = known.keys() - set(receivers)
-    if gone:
-        connection.execute(
-            delete(notification_cursors).where(notification_cursors.c.receiver.in_(gone))
-        )
+    """Let new receivers begin with the next event, and forget those that are not there any more.
+
+    One that has read further than there are events begins anew: releases that let the newest event
+    go gave its serial out again.
+    """
+    newest = last_event(connection)
+    known = {name: told for name, told in cursors(connection).items() if told <= newest}
+    staying = known.keys() & set(receivers)
+    connection.execute(
+        delete(notification_cursors).where(notification_cursors.c.receiver.not_in(staying))
+    )
     new = [name for name in receivers if name not in known]
     if new:
-        newest = last_event(connection)
         rows = [{"receiver": name, "event_serial": newest} for name in new]
         connection.execute(notification_cursors.insert(), rows)
 

@@ -84,8 +84,8 @@ class Instance:
                 found.append(int(entry))
         return found
 
-    def kill(self, role: str) -> int:
-        """Kill the processes of a role with SIGKILL; return how many there were."""
+    def kill(self, role: str | None = None) -> int:
+        """Kill the processes of a role, or all, with SIGKILL; return how many there were."""
         victims = self.processes(role)
         for pid in victims:
             try:

@@ -71,20 +71,22 @@ class FrameSocket:
         self._peer.close()
 
 
-def connect(host: str, port: int, *, encrypted: bool, fingerprint: str) -> socket.socket:
+def connect(
+    host: str, port: int, *, fingerprint: str, silence_seconds: float | None = None
+) -> socket.socket:
     """Return a connection to a server that is who it is said to be.
 
-    Raises ``OSError`` when there is none, and ``errors.NotAllowed``.
+    ``silence_seconds``: how long each read and write may wait; None: for ever.  Raises ``OSError``
+    when there is none, and ``errors.NotAllowed``.
     """
     peer = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
     try:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         notice_silence(peer)
-        if encrypted:
-            secured = client_context(fingerprint).wrap_socket(peer, server_hostname=host)
-            peer = secured
-            check(secured.getpeercert(binary_form=True), fingerprint, f"{host}:{port}")
-        peer.settimeout(None)
+        secured = client_context(fingerprint).wrap_socket(peer, server_hostname=host)
+        peer = secured
+        check(secured.getpeercert(binary_form=True), fingerprint, f"{host}:{port}")
+        peer.settimeout(silence_seconds)
     except ssl.SSLCertVerificationError as error:
         peer.close()
         raise errors.NotAllowed(

@@ -27,6 +27,10 @@ from updraft.wire.transport import FrameConnection
 log = logging.getLogger("updraft.agent")
 
 _HANDSHAKE_SECONDS = 10.0
+_USAGE = (
+    "usage: python -m updraft.runner.agent --folder DIR "
+    "[--joined [--owners POLICY FIRST_UID LAST_UID]]\n"
+)
 
 
 class _LocalServer:
@@ -146,17 +150,17 @@ async def _run_joined(agent: Agent) -> bool:
 def main(arguments: list[str]) -> int:
     """Run a runner's agent until its keeper is gone."""
     match arguments:
-        case ["--folder", folder, *rest] if rest in ([], ["--joined"]):
+        case ["--folder", folder, *rest] if not rest or rest[0] == "--joined":
             pass
         case _:
-            sys.stderr.write("usage: python -m updraft.runner.agent --folder DIR [--joined]\n")
+            sys.stderr.write(_USAGE)
             return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(levelname)s %(message)s")
     keeper_socket, spool = os.path.join(folder, "keeper.sock"), os.path.join(folder, "spool")
     if rest:
         place = joined.load(folder)
         remote = _JoinedServer(folder, place)
-        own = owners.Owners(Path(folder)) if place.shared else None
+        own = _owners(folder, rest[1:]) if place.shared else None
         os.makedirs(spool, mode=0o700, exist_ok=True)
         if uvloop.run(_run_joined(Agent(find_capacity(), keeper_socket, remote, spool, own))):
             # Its keeper was killed, and nobody else is left who would.
@@ -166,6 +170,15 @@ def main(arguments: list[str]) -> int:
     if uvloop.run(Agent(find_capacity(), keeper_socket, local, spool).run()):
         local.bring_back()
     return 0
+
+
+def _owners(folder: str, words: list[str]) -> owners.Owners:
+    """Return the owners as ``joining.command`` has them; without words as they are by default."""
+    match words:
+        case ["--owners", policy, first, last]:
+            return owners.Owners(Path(folder), owners.Policy(policy), int(first), int(last))
+        case _:
+            return owners.Owners(Path(folder))
 
 
 if __name__ == "__main__":

@@ -242,6 +242,19 @@ class Owners:
         }
 
 
+def check_range(first: int, last: int) -> None:
+    """Raise ``errors.BadConfiguration`` where an account's user id lies in the range of the pool.
+
+    For whoever starts a runner: an account that is made later is only left out.
+    """
+    for user in pwd.getpwall():
+        if first <= user.pw_uid <= last:
+            raise errors.BadConfiguration(
+                f"runner.uid_range: {first}-{last} has the user id {user.pw_uid}, which is "
+                f"{user.pw_name}'s; choose a range without accounts"
+            )
+
+
 def _closed_above(folder: Path) -> Path | None:
     """Return a folder on the way that only some users may pass.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,13 +19,17 @@ log = logging.getLogger("updraft.backups")
 
 NAME = "backups"
 _LOOK_SECONDS = 30.0
-_PATTERN = "updraft-*.tar.gz"
+_LATE_SECONDS = 6 * 3600.0
+"""A backup that takes this long hangs."""
+_OURS = re.compile(r"updraft-\d{8}T\d{6}Z\.tar\.gz")
+"""Of those that are made here: what else lies in the folder is somebody's own."""
 
 
 async def keep_backups(
     folders: settings.Folders, configuration: Configuration, beats: Beats
 ) -> None:
     """Look now and then whether a backup is due, for ever."""
+    beats.expect(NAME, _LATE_SECONDS)
     while True:
         with beats.one_pass(NAME):
             await asyncio.to_thread(back_up_if_due, folders, configuration)
@@ -43,7 +48,8 @@ def back_up_if_due(
     wanted = configuration.backup
     folder = Path(wanted.folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    there = sorted(folder.glob(_PATTERN), key=lambda path: path.stat().st_mtime)
+    ours = [path for path in folder.iterdir() if _OURS.fullmatch(path.name)]
+    there = sorted(ours, key=lambda path: path.stat().st_mtime)
     now = clock()
     if there and 0 <= now - there[-1].stat().st_mtime < wanted.every:
         return None

@@ -14,24 +14,34 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from sqlalchemy import RowMapping
 
 from updraft.configuration.schema import Notification
 from updraft.server.observe.beats import Beats
 from updraft.server.observe.measures import Measures
-from updraft.server.services.notices import Notice, delay_seconds, notice_of
+from updraft.server.services.notices import (
+    LONGEST_DELAY_SECONDS,
+    Notice,
+    delay_seconds,
+    notice_of,
+)
 from updraft.server.services.senders import NotSent, Refused, Sender, sender_for
 from updraft.store import notifications as queries
 from updraft.store.database import Database
 
 log = logging.getLogger("updraft.notifications")
 
+NAME = "notifications"
+
 LOOK_SECONDS = 1.0
 MAX_TRIES = 20
 MAX_AGE_SECONDS = 86400.0
 MAX_BEHIND = 100_000
 """Events; what lies further behind the newest is not told of any more."""
+_LATE_SECONDS = 2 * LONGEST_DELAY_SECONDS
+"""A receiver that does not answer is no reason to be late: between two tries is at most a delay."""
 _BATCH = 50
 _NOTE_EVERY = 1000
 """Events that nobody wanted to hear of are noted as told in steps."""
@@ -45,9 +55,18 @@ async def notify(
     beats: Beats,
     measures: Measures,
     url: str = "",
+    sleep: Sleep = asyncio.sleep,
 ) -> None:
     """Tell all receivers, for ever."""
-    await database.write(lambda connection: queries.begin(connection, list(receivers)))
+    beats.expect(NAME, _LATE_SECONDS)
+    begun = False
+    while not begun:
+        with beats.one_pass(NAME):
+            await database.write(lambda connection: queries.begin(connection, list(receivers)))
+            begun = True
+        if not begun:
+            await sleep(LOOK_SECONDS)
+    beats.forget(NAME)  # each receiver is a loop of its own
     async with asyncio.TaskGroup() as tasks:
         for name, to in receivers.items():
             receiver = Receiver(database, name, to, sender_for(name, to), measures, url=url)
@@ -80,10 +99,13 @@ class Receiver:
         self._dice = dice
         self._sleep = sleep
         self._told: int | None = None  # in memory; the database may know of less
+        self._goes_on: Callable[[], None] = lambda: None
 
     async def follow(self, beats: Beats) -> None:
         """Make passes for ever; a bad one is logged."""
         loop = f"notify {self._name}"
+        self._goes_on = partial(beats.goes_on, loop)
+        beats.expect(loop, _LATE_SECONDS)
         try:
             while True:
                 with beats.one_pass(loop):
@@ -145,6 +167,7 @@ class Receiver:
     async def _deliver(self, notice: Notice) -> None:
         """Return once it is delivered, or given up."""
         for tries in range(1, MAX_TRIES + 1):
+            self._goes_on()
             try:
                 await self._sender.send(notice)
             except Refused as error:
@@ -160,6 +183,10 @@ class Receiver:
                     self._name, notice.serial, error, delay,
                 )  # fmt: skip
                 await self._sleep(delay)
+            except Exception as error:
+                # What nobody thought of would come again with each pass, before all that follows.
+                log.debug("notifications.%s: event %d", self._name, notice.serial, exc_info=True)
+                return self._dropped(notice, f"not to be sent: {type(error).__name__}: {error}")
             else:
                 self._measures.notification(self._name, "sent")
                 return None

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from updraft.configuration.schema import Server
 from updraft.server.observe.beats import Beats
+from updraft.server.services.stored import StoredOutput
 from updraft.store import jobs as queries
 from updraft.store.database import Database
 
@@ -30,7 +31,11 @@ _FOR_EVER_SECONDS = 200 * 365 * 86400.0
 
 
 async def keep_output_bounded(
-    database: Database, logs_folder: str, configuration: Server, beats: Beats
+    database: Database,
+    logs_folder: str,
+    configuration: Server,
+    beats: Beats,
+    stored: StoredOutput,
 ) -> None:
     """Run a pass now and then, for ever."""
     beats.expect(NAME, _LATE_SECONDS)
@@ -42,6 +47,7 @@ async def keep_output_bounded(
                 swept = True
             await drop_old_jobs(database, logs_folder, configuration, time.time_ns())
             await drop_old_output(database, logs_folder, configuration, time.time_ns())
+            await stored.count_anew(database)
         await asyncio.sleep(_PASS_SECONDS)
 
 

@@ -22,13 +22,21 @@ class Beats:
         self._last: dict[str, float] = {}
 
     def expect(self, loop: str, within_seconds: float) -> None:
-        """From now on ``loop`` makes a pass at least this often, or the server is not ready."""
+        """From now on ``loop`` makes a pass at least this often, or the server is not ready.
+
+        One that begins again and again without a pass is late all the same.
+        """
         self._within[loop] = within_seconds
-        self._last[loop] = self._clock()
+        self._last.setdefault(loop, self._clock())
 
     def forget(self, loop: str) -> None:
         """``loop`` has ended on purpose."""
         self._within.pop(loop, None)
+        self._last.pop(loop, None)
+
+    def goes_on(self, loop: str) -> None:
+        """``loop`` is in a pass that takes long, and does what it should."""
+        self._last[loop] = self._clock()
 
     @contextmanager
     def one_pass(self, loop: str) -> Iterator[None]:

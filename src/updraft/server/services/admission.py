@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import time
-
 from updraft import errors
 from updraft.model.access import Principal
 from updraft.model.job import Resources, Submission
 from updraft.model.limits import never_allowed
+from updraft.scheduling.queue import Party
 from updraft.server.services.authority import need_run
 from updraft.server.services.projects import Projects
-from updraft.storage.segments import DEFAULT_QUOTA_BYTES
-from updraft.store import access as queries
+from updraft.server.services.stored import StoredOutput
 from updraft.store.database import Database
 from updraft.store.jobs import find_submitted
 
-_COUNTED_SECONDS = 5.0
-_MAX_COUNTS = 1000
-
 
 class Admission:
-    """Asked before every submission; without a limit on stored bytes it asks no database."""
+    """Asked before every submission; asks no database but to count what is stored, once."""
 
     def __init__(self, database: Database, projects: Projects) -> None:
         self._database = database
         self._projects = projects
-        self._counts: dict[tuple[str, str | None], tuple[float, int]] = {}
-        self.quota_bytes = DEFAULT_QUOTA_BYTES
+        self.stored = StoredOutput()
+        """Kept by whoever ends attempts and removes output."""
 
     async def admit(self, who: Principal, submission: Submission) -> None:
         """Raise ``errors.NotAllowed``, ``errors.BadRequest`` or ``errors.Conflict`` if it may not.
 
-        A limit on stored bytes counts output of jobs that ended, as it was a few seconds ago.  What
-        was stored before is that job still: its client only missed the answer.
+        A limit on stored bytes counts output of attempts that ended.  What was stored before is
+        that job still: its client only missed the answer.
         """
         need_run(who)
         try:
@@ -49,7 +44,8 @@ class Admission:
             raise errors.Conflict(f"project {who.project} is archived and takes no more jobs")
         limits = self._projects.limits_of(who.project, who.owner)
         whose = (f"project {who.project}", f"you in project {who.project}")
-        for owner, limit, name in zip((None, who.owner), limits, whose, strict=True):
+        keys: tuple[Party | str, ...] = (who.project, Party(who.project, who.owner))
+        for key, limit, name in zip(keys, limits, whose, strict=True):
             problem = never_allowed(limit, need)
             if problem is not None:
                 raise errors.BadRequest(
@@ -57,23 +53,10 @@ class Admission:
                 )
             if limit.stored_bytes is None:
                 continue
-            stored = await self._stored(who.project, owner)
+            stored = await self.stored.of(self._database, key)
             if stored >= limit.stored_bytes:
                 raise errors.Conflict(
                     f"{name}: {stored >> 20} of {limit.stored_bytes >> 20} MiB of output are "
                     "stored; wait until retention removes some, or have the limit raised: "
                     "updraft project limits"
                 )
-
-    async def _stored(self, project: str, owner: str | None) -> int:
-        now = time.monotonic()
-        counted, count = self._counts.get((project, owner), (now - _COUNTED_SECONDS, 0))
-        if now - counted < _COUNTED_SECONDS:
-            return count
-        count = await self._database.read(
-            lambda c: queries.stored_bytes(c, project, owner, self.quota_bytes)
-        )
-        if len(self._counts) >= _MAX_COUNTS:
-            self._counts.clear()
-        self._counts[project, owner] = (now, count)
-        return count

@@ -97,6 +97,8 @@ class Endings:
             raise
         if not moved:
             log.error("the end of attempt %d of job %s was stale", attempt.number, job.id)
+        else:
+            self._live.stored.add(job.party, lengths)
         self._live.release(job, attempt)
         self._intake.end(attempt.serial)
         runner = self._live.runners.get(attempt.runner)

@@ -56,7 +56,7 @@ class Execution:
         self.quota_bytes = quota_bytes
         self.relay = relay
         self.changes = Changes()
-        self.live = LiveJobs(logs_folder)
+        self.live = LiveJobs(logs_folder, quota_bytes)
         self.intake = Intake(relay, quota_bytes)
         self.attendance = Attendance(self.live, self._give_up)
         self._database = database

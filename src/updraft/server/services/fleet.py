@@ -160,7 +160,7 @@ class Fleet:
         """Return all runners.  Raises ``errors.NotAllowed``."""
         need_server_admin(who)
         return [
-            RunnerView(runner, len(self._live.attempts_on(runner.name)))
+            RunnerView(runner, self._live.count_on(runner.name))
             for runner in sorted(self._live.runners.values(), key=lambda each: each.name)
         ]
 
@@ -168,7 +168,7 @@ class Fleet:
         """Return one runner.  Raises ``errors.NotFound``, ``errors.NotAllowed``."""
         need_server_admin(who)
         found = self._find(name)
-        return RunnerView(found, len(self._live.attempts_on(name)))
+        return RunnerView(found, self._live.count_on(name))
 
     async def drain(self, who: Principal, name: str, *, draining: bool = True) -> RunnerView:
         """Give a runner no new tasks, or give it some again."""
@@ -219,7 +219,7 @@ class Fleet:
         """
         need_server_admin(who)
         runner = self._joined(name)
-        count = len(self._live.attempts_on(name))
+        count = self._live.count_on(name)
         if count and not force:
             raise errors.Conflict(
                 f"runner {name} has {count} {'task' if count == 1 else 'tasks'}; drain it first: "

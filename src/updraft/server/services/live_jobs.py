@@ -15,6 +15,7 @@ from updraft.scheduling.queue import PoolQueue
 from updraft.scheduling.reasons import why_waiting
 from updraft.server.services.holdings import Holdings
 from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
+from updraft.server.services.stored import StoredOutput
 from updraft.wire import frames
 
 _MOST_KEPT_SIGNALS = 64
@@ -26,13 +27,14 @@ class LiveJobs:
     Only memory: whoever changes something here has stored it first.
     """
 
-    def __init__(self, logs_folder: str) -> None:
+    def __init__(self, logs_folder: str, quota_bytes: int) -> None:
         self.jobs: dict[int, LiveJob] = {}
         self.by_attempt: dict[int, LiveJob] = {}
         self.runners: dict[str, LiveRunner] = {}
         self._of_pool: dict[str, dict[str, LiveRunner]] = {}
         self.pools: dict[str, Pool] = {}
         self.holdings = Holdings()
+        self.stored = StoredOutput(quota_bytes)
         self._by_id: dict[str, LiveJob] = {}
         self._queues: dict[str, PoolQueue] = {}
         self._ends: dict[str, set[LiveJob]] = {}  # who reads or writes a pipe
@@ -80,6 +82,10 @@ class LiveJobs:
     def attempts_on(self, runner: str) -> list[LiveJob]:
         """Return the jobs whose attempt is on a runner."""
         return list(self._on_runner.get(runner, {}).values())
+
+    def count_on(self, runner: str) -> int:
+        """Return how many attempts are on a runner, without looking at them."""
+        return len(self._on_runner.get(runner, ()))
 
     def free_beside(self, runner: str, total: Capacity) -> Capacity:
         """Return what is free on a runner that has ``total`` and the attempts that it has."""

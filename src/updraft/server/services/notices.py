@@ -22,8 +22,9 @@ TIMESTAMP_HEADER = "Updraft-Timestamp"
 DELIVERY_HEADER = "Updraft-Delivery"
 NOTICE_HEADER = "Updraft-Event"
 
+LONGEST_DELAY_SECONDS = 900.0
+"""Between two tries."""
 _FIRST_DELAY_SECONDS = 2.0
-_LONGEST_DELAY_SECONDS = 900.0
 _MAX_MESSAGE = 1000
 _IN_MAIL = (
     "id", "name", "project", "owner", "pool", "state", "submitted", "started", "ended", "server",
@@ -145,5 +146,5 @@ def mail(notice: Notice, receiver: str, sender: str, to: tuple[str, ...]) -> Ema
 
 def delay_seconds(failures: int, dice: float) -> float:
     """Return how long to wait after so many failures; ``dice``, from 0 to 1, spreads them out."""
-    longest = min(_FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 30), _LONGEST_DELAY_SECONDS)
+    longest = min(_FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 30), LONGEST_DELAY_SECONDS)
     return longest * (0.5 + 0.5 * dice)

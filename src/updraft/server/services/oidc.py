@@ -8,10 +8,13 @@ configured.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import json
 import re
 import secrets
+import ssl
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping
@@ -41,8 +44,14 @@ _MAX_PENDING_PEER = 50
 _KEYS_SECONDS = 3600.0
 _KEYS_AGAIN_SECONDS = 60.0
 _TIMEOUT_SECONDS = 10.0
+"""Without a byte."""
+_ANSWER_SECONDS = 20.0
+"""For the whole of an answer."""
 _LEEWAY_SECONDS = 60
 _MAX_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 16
+_PLAIN = {"Accept-Encoding": "identity"}
+"""Little that is compressed may be much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +67,18 @@ class OidcSettings:
     know ``/login/oidc/callback`` below it."""
     name: str = "OpenID Connect"
     """On the button."""
-    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    scopes: tuple[str, ...] = ("profile", "email")
+    """Besides ``openid``."""
     domains: tuple[str, ...] = ()
     """Whoever has a verified address in one of them may become a user."""
     groups: tuple[str, ...] = ()
     """Whoever is in one of them may become a user."""
     groups_claim: str = "groups"
+    name_claim: str = ""
+    """What names a new user, and is not theirs to choose; empty: their verified address."""
     project: str | None = None
     """New users become members of it."""
-    ca_file: str | None = None
+    ca_file: str = ""
     """Certificates to trust besides the system's."""
 
 
@@ -96,6 +108,8 @@ class Oidc:
         self._database = database
         self._settings = settings
         self._changed = changed
+        self._domains = frozenset(domain.lower() for domain in settings.domains)
+        self._trusted = _trusted(settings.ca_file)
         self._pending: dict[str, _Pending] = {}
         self._provider: dict[str, Any] | None = None
         self._keys: KeySet | None = None
@@ -128,7 +142,7 @@ class Oidc:
             "response_type": "code",
             "client_id": self._settings.client_id,
             "redirect_uri": self._callback,
-            "scope": " ".join(self._settings.scopes),
+            "scope": " ".join(("openid", *self._settings.scopes)),
             "state": state,
             "nonce": nonce,
             "code_challenge": challenge.decode(),
@@ -165,7 +179,8 @@ class Oidc:
         if self._provider is None:
             url = self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration"
             found = await self._ask("GET", url)
-            if found.get("issuer") != self._settings.issuer:
+            # Ours may lack the slash that some write at its end.
+            if str(found.get("issuer")).rstrip("/") != self._settings.issuer.rstrip("/"):
                 raise errors.Unavailable(
                     f"{self.name} says it is {found.get('issuer')!r}; mend oidc.issuer"
                 )
@@ -196,7 +211,7 @@ class Oidc:
         text = str(answer.get("id_token", ""))
         registry = jwt.JWTClaimsRegistry(
             leeway=_LEEWAY_SECONDS,
-            iss={"essential": True, "value": settings.issuer},
+            iss={"essential": True, "value": provider["issuer"]},
             aud={"essential": True, "value": settings.client_id},
             exp={"essential": True},
             iat={"essential": True},
@@ -226,7 +241,10 @@ class Oidc:
         if self._keys is None or age > (_KEYS_AGAIN_SECONDS if again else _KEYS_SECONDS):
             provider = await self._discover()
             found = await self._ask("GET", str(provider["jwks_uri"]))
-            usable = [key for key in found.get("keys", []) if key.get("use", "sig") == "sig"]
+            keys = found.get("keys")
+            if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
+                raise errors.Unavailable(f"{self.name} does not say its keys; try again")
+            usable = [key for key in keys if key.get("use", "sig") == "sig"]
             self._keys = KeySet.import_key_set({"keys": usable})
             self._keys_at = time.monotonic()
         return self._keys
@@ -234,25 +252,28 @@ class Oidc:
     async def _ask(
         self, method: str, url: str, form: dict[str, str] | None = None, *, basic: bool = False
     ) -> dict[str, Any]:
-        import ssl  # noqa: PLC0415 - only where there is a provider
+        import httpx  # noqa: PLC0415 - only where there is a provider
 
-        import httpx  # noqa: PLC0415
-
-        trusted = ssl.create_default_context()
-        if self._settings.ca_file is not None:
-            trusted.load_verify_locations(self._settings.ca_file)
         secret = (self._settings.client_id, self._settings.client_secret)
         auth = httpx.BasicAuth(*secret) if basic else None
+        body = bytearray()
         try:
-            async with httpx.AsyncClient(
-                verify=trusted, timeout=_TIMEOUT_SECONDS, trust_env=False
-            ) as client:
-                answer = await client.request(method, url, data=form, auth=auth)
-            if form is not None and answer.status_code in (400, 401):
-                raise errors.NotSignedIn(f"{self.name} did not take the code; begin again")
-            answer.raise_for_status()
-            found = answer.json() if len(answer.content) <= _MAX_BYTES else None
-        except (httpx.HTTPError, ValueError) as error:
+            async with (
+                asyncio.timeout(_ANSWER_SECONDS),
+                httpx.AsyncClient(
+                    verify=self._trusted, timeout=_TIMEOUT_SECONDS, trust_env=False
+                ) as client,
+                client.stream(method, url, data=form, auth=auth, headers=_PLAIN) as answer,
+            ):
+                if form is not None and answer.status_code in (400, 401):
+                    raise errors.NotSignedIn(f"{self.name} did not take the code; begin again")
+                answer.raise_for_status()
+                async for piece in answer.aiter_raw(_PIECE_BYTES):
+                    body += piece
+                    if len(body) > _MAX_BYTES:
+                        raise ValueError("the answer is too long")
+            found = json.loads(body)
+        except (httpx.HTTPError, TimeoutError, ValueError) as error:
             raise errors.Unavailable(
                 f"{self.name} does not answer as it should ({type(error).__name__}); try again"
             ) from error
@@ -289,7 +310,7 @@ class Oidc:
 
     def _may_become_user(self, claims: Mapping[str, Any], verified: str) -> bool:
         domain = verified.rpartition("@")[2].lower()
-        if domain and domain in {each.lower() for each in self._settings.domains}:
+        if domain and domain in self._domains:
             return True
         groups = claims.get(self._settings.groups_claim)
         return isinstance(groups, list) and any(each in groups for each in self._settings.groups)
@@ -308,7 +329,7 @@ class Oidc:
             return accounts.find(connection, name)
         if not allowed:
             raise errors.NotAllowed("you are not a user of this server; ask its admin")
-        name = _free_name(connection, claims)
+        name = self._new_name(connection, claims, verified)
         new = NewUser(name, _shown(claims.get("name")), _shown(verified))
         serial = queries.insert_user(connection, {**accounts.user_values(new, None), **link})
         note(connection, Principal(name), "create user", name, issuer=settings.issuer)
@@ -318,12 +339,34 @@ class Oidc:
             queries.insert_member(connection, {**keys, "role": Role.MEMBER})
         return accounts.find(connection, name)
 
+    def _new_name(self, connection: Connection, claims: Mapping[str, Any], verified: str) -> str:
+        """Return a name for a new user; never one that was given, nor one of their own choice.
 
-def _free_name(connection: Connection, claims: Mapping[str, Any]) -> str:
-    """Return a name for a new user, made of what they call themselves; never one that was given."""
-    wish = str(claims.get("preferred_username") or claims.get("email") or "user")
-    base = re.sub(r"[^a-z0-9._-]+", "-", wish.partition("@")[0].lower()).lstrip("._-")[:50]
-    base = base or "user"
+        A name may be an account's on a runner, or be whom a runner serves.
+        """
+        wanted = self._settings.name_claim
+        if not wanted:
+            name, _, domain = verified.lower().rpartition("@")
+            if domain in self._domains:
+                return _free_name(connection, name)
+            # Outside of our domains the part before the @ is anybody's choice.
+            subject = f"{self._settings.issuer} {claims['sub']}"
+            return _free_name(connection, verified.lower() or f"user-{_digest(subject).hex()[:8]}")
+        said = claims.get(wanted)
+        if not isinstance(said, str) or not accounts.can_be_name(said):
+            raise errors.NotAllowed(
+                f"{self.name} says no {wanted} of you that can be a user's name; ask its admin"
+            )
+        if queries.name_was_given(connection, said):
+            raise errors.NotAllowed(
+                f"{said} is the name of another user of this server, or was; ask its admin"
+            )
+        return said
+
+
+def _free_name(connection: Connection, wish: str) -> str:
+    """Return a name that nobody has or had, made of ``wish``."""
+    base = re.sub(r"[^a-z0-9._-]+", "-", wish).lstrip("._-")[:50] or "user"
     name, number = base, 1
     while queries.name_was_given(connection, name):
         number += 1
@@ -334,6 +377,20 @@ def _free_name(connection: Connection, claims: Mapping[str, Any]) -> str:
 def _shown(value: object) -> str:
     text = str(value or "")
     return text[:200] if text.isprintable() else ""
+
+
+def _trusted(ca_file: str) -> ssl.SSLContext:
+    trusted = ssl.create_default_context()
+    if ca_file:
+        try:
+            trusted.load_verify_locations(ca_file)
+        except OSError as error:
+            bad = isinstance(error, ssl.SSLError)
+            why = "it holds no certificate as PEM" if bad else error.strerror
+            raise errors.BadConfiguration(
+                f"sign_in.oidc.ca_file: cannot use {ca_file}: {why}"
+            ) from error
+    return trusted
 
 
 def _is_safe(url: str, issuer: str) -> bool:

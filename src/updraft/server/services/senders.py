@@ -12,6 +12,7 @@ import smtplib
 import ssl
 import time
 from collections.abc import Callable
+from email.message import EmailMessage
 from typing import Protocol
 
 import httpx
@@ -137,7 +138,7 @@ class MailSender:
     async def send(self, notice: Notice) -> None:
         message = mail(notice, self._name, self._to.sender, self._to.to)
         try:
-            await asyncio.to_thread(self._send, message.as_bytes())
+            await asyncio.to_thread(self._send, message)
         except smtplib.SMTPRecipientsRefused as error:
             codes = [code for code, _ in error.recipients.values()]
             why = f"no recipient was taken: {codes}"
@@ -150,7 +151,7 @@ class MailSender:
         except (smtplib.SMTPException, OSError) as error:
             raise NotSent(f"{type(error).__name__}: {error}"[:200]) from error
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: EmailMessage) -> None:
         to = self._to
         assert to.smtp is not None  # noqa: S101 - the configuration was checked
         host, port = to.smtp
@@ -165,7 +166,12 @@ class MailSender:
                 connection.starttls(context=encrypted)
             if to.smtp_user:
                 connection.login(to.smtp_user, _secret(to.secret_file))
-            connection.sendmail(to.sender, list(to.to), message)
+            try:
+                connection.send_message(message, to.sender, list(to.to))
+            except smtplib.SMTPNotSupportedError as error:
+                raise Refused(
+                    "the mail server takes only addresses in ASCII (it has no SMTPUTF8)"
+                ) from error
 
     async def close(self) -> None:
         """Nothing is kept open."""
