@@ -42,8 +42,8 @@ SERVER_ADMIN = {
     "DELETE /users/{user}", "POST /users/{user}/disable", "POST /users/{user}/enable",
     "PUT /users/{user}/password", "POST /projects", "PUT /projects/{project}/limits", "GET /audit",
     "GET /runners", "GET /runners/{runner}", "POST /runners/{runner}/drain",
-    "DELETE /runners/{runner}", "POST /runner-tokens", "POST /pools",
-    "GET /runner-tokens", "DELETE /runner-tokens/{token}", "PUT /pools/{pool}",
+    "POST /runners/{runner}/upgrade", "DELETE /runners/{runner}", "POST /runner-tokens",
+    "POST /pools", "GET /runner-tokens", "DELETE /runner-tokens/{token}", "PUT /pools/{pool}",
     "POST /pools/{pool}/drain", "DELETE /pools/{pool}", "GET /metrics",
 }  # fmt: skip
 """What is a server admin's alone; `{user}` is somebody else."""
