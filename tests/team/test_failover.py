@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ import pytest
 from tests import postgresql
 from tests.chaos.program import exit_code_of, output_of
 from tests.postgresql import Cluster
-from tests.waiting import until, wait_gone
+from tests.waiting import until
 from updraft.server.auth import certificates
 from updraft.testing.instance import Instance
 
@@ -141,9 +143,17 @@ data = "{self.folder / "data"}"
                 process.kill()
             process.wait()
         for own in (self.runner, *self.servers):
-            for pid in own.processes():
-                os.kill(pid, signal.SIGKILL)
-                wait_gone(pid)
+            until(partial(_end_all, own), "the processes' end")
+
+
+def _end_all(own: Instance) -> bool:
+    """End an instance's processes; whether there are none left."""
+    # Keepers and agents bring each other back: stopped first, so that none sees another end.
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in own.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+    return not own.processes()
 
 
 @pytest.fixture
