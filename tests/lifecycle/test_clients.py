@@ -338,16 +338,16 @@ def test_what_is_shown_is_complete_for_a_slow_reader_whatever_is_killed(
     last = 1_500_000
     with client(running, "-q", "-I", "sh", "-c", f"seq {last}; echo end >&2; exit 6") as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         shown = bytearray()
         with Killer(running, seed) as killer:
             while killer.kills < 5:
                 part = os.read(process.stdout.fileno(), 1000)  # never more than is there
-                assert part, "all was shown before enough was killed"
+                assert part, (len(shown), killer.kills, process.wait(60), process.stderr.read())
                 shown += part
                 time.sleep(0.001)
         shown += process.stdout.read()
         assert process.wait(60) == 6
-        assert process.stderr is not None
         assert process.stderr.read() == b"end\n"
     assert bytes(shown) == b"".join(b"%d\n" % number for number in range(1, last + 1))
 
