@@ -4,6 +4,7 @@ Servers of one database and one data folder, behind a balancer that sends everyb
 a runner and clients that come over TLS.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -157,9 +158,14 @@ data = "{self.folder / "data"}"
                 process.kill()
             process.wait()
         for own in (self.runner, *self.servers):
-            for pid in own.processes():
-                os.kill(pid, signal.SIGKILL)
-                wait_gone(pid)
+            # Keepers and agents bring each other back: stopped first, none sees another end.
+            while pids := own.processes():
+                for number in (signal.SIGSTOP, signal.SIGKILL):
+                    for pid in pids:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, number)
+                for pid in pids:
+                    wait_gone(pid)
 
 
 @pytest.fixture
