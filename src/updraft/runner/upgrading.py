@@ -103,8 +103,12 @@ def upgrade(place: joined.Joined, release: str) -> None:
 def fetch(place: joined.Joined, folder: Path) -> None:
     """Get the server's wheels for this Python.  Raises ``errors.UpdraftError``, ``OSError``."""
     connection = http.client.HTTPConnection(place.host, place.port)
-    peer = tls.connect(place.host, place.port, encrypted=True, fingerprint=place.fingerprint)
-    peer.settimeout(_SILENCE_SECONDS)
+    peer = tls.connect(
+        place.host,
+        place.port,
+        fingerprint=place.fingerprint,
+        silence_seconds=_SILENCE_SECONDS,
+    )
     connection.sock = peer
     try:
         for name in _LINK.findall(_get(connection, "").read().decode()):
