@@ -157,7 +157,7 @@ def test_an_odd_hello_of_a_runner_is_answered_with_a_line(tmp_path: Path) -> Non
         control = await tcp.hello(joined.json()["token"], "agent")
         await control.answers(frames.WELCOME)
         peer = await tcp.hello(joined.json()["token"], "agent-data", session=["x"])
-        assert (await peer.answers(frames.ERROR))[-1][1]["code"] == "bad_request"
+        assert (await peer.answers(frames.ERROR))[-1][1]["code"] == "not_allowed"
         assert await peer.all() == b""
 
     with_tcp(tmp_path, check)
