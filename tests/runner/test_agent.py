@@ -280,10 +280,9 @@ def test_an_agent_whose_keeper_dies_without_a_word_ends(tmp_path: Path) -> None:
 
 
 SILENT_KEEPER = """
-import socket, sys
-with socket.socket(socket.AF_UNIX) as listener:
-    listener.bind(sys.argv[1])
-    listener.listen()
+import sys
+from updraft.wire.sockets import listen_unix
+with listen_unix(sys.argv[1]) as listener:
     print("listening", flush=True)
     peer, _ = listener.accept()
     print("taken", flush=True)
