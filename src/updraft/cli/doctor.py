@@ -23,8 +23,8 @@ def command(as_json: bool) -> int:
     Starts and changes nothing.  Exits with 1 if a line says FAIL.
     """
     folders = settings.folders()
-    problem, status = _ask_server()
-    found = [*problem, *findings.all_checks(folders, status)]
+    told, status = _ask_server()
+    found = [*told, *findings.all_checks(folders, status, told=bool(told))]
     if as_json:
         json.show([dataclasses.asdict(finding) for finding in found])
     else:
@@ -39,6 +39,8 @@ def _ask_server() -> tuple[list[findings.Finding], Status | None]:
     try:
         with options.client(start=False) as client:
             return [], client.status() if client.running() else None
+    except errors.StandingBy as error:
+        return [findings.Finding(findings.OK, "server", error.message)], None
     except errors.UpdraftError as error:
         finding = findings.Finding(
             findings.FAIL, "server", error.message, "updraft stop, then try again"

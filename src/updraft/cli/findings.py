@@ -39,11 +39,17 @@ class Finding:
     mend: str = ""
 
 
-def all_checks(folders: settings.Folders, status: Status | None) -> Iterator[Finding]:
-    """Yield every finding; ``status`` is the running server's, None when there is none."""
+def all_checks(
+    folders: settings.Folders, status: Status | None, *, told: bool = False
+) -> Iterator[Finding]:
+    """Yield every finding; ``status`` is the running server's, None when there is none.
+
+    ``told``: it is said already why there is none.
+    """
     for check in _LOCAL:
         yield from check(folders)
-    yield from _server(folders, status)
+    if not told:
+        yield from _server(folders, status)
     yield from _runner(status)
     yield from _staying(status)
     if sys.platform == "linux":
