@@ -1,44 +1,20 @@
 """The commands of somebody on the machine of a server that stands by."""
 
 import json
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests import postgresql
-from tests.cli.calling import updraft
+from tests.cli.calling import served, updraft
 from tests.waiting import until
-from updraft.testing.instance import Instance, instance
+from updraft.testing.instance import instance
 
 pytestmark = pytest.mark.postgresql
 
 
-@contextmanager
-def served(
-    own: Instance, database: str, data: Path, says: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve in the foreground, until the log says something."""
-    config = own.home / "config"
-    config.mkdir(mode=0o700)
-    (config / "updraft.toml").write_text(
-        f'[server]\nlocal_pool = false\ndatabase = "{database}"\ndata = "{data}"\n'
-    )
-    log = own.home / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            own.command("updraft", "serve"), env=own.environment,
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-        )  # fmt: skip
-    try:
-        until(lambda: says in log.read_text(), f"the log to say {says!r}", 30)
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+def standing(database: str, data: Path) -> str:
+    return f'[server]\nlocal_pool = false\ndatabase = "{database}"\ndata = "{data}"\n'
 
 
 def test_a_standby_says_for_whom_it_stands_by_and_can_be_stopped(tmp_path: Path) -> None:
@@ -49,10 +25,10 @@ def test_a_standby_says_for_whom_it_stands_by_and_can_be_stopped(tmp_path: Path)
         instance(tmp_path / "one") as one,
         instance(tmp_path / "two") as two,
     ):
-        database = cluster.url(cluster.make_database())
+        settings = standing(cluster.url(cluster.make_database()), data)
         with (
-            served(one, database, data, "serving at") as first,
-            served(two, database, data, "standing by") as second,
+            served(one, settings, "serving at") as first,
+            served(two, settings, "standing by") as second,
         ):
             told = (
                 f"this server (pid {second.pid}) stands by for another one of this database, "

@@ -74,8 +74,10 @@ def _pairs(
                     f"{runner.cpus_free:g} of {runner.cpus:g} CPUs free",
                 )
             )
-        else:
+        elif status.local_pool:
             pairs.append(("runner", "not connected"))
+        else:
+            pairs.append(("runner", "none on this machine; see: updraft runner list"))
         pairs += [("gpu", f"{gpu.kind}, {text.size(gpu.memory_bytes)}") for gpu in runner.gpus]
         pairs.append(("jobs", f"{status.jobs.running} running, {status.jobs.in_queue} waiting"))
     return pairs + list(folders.paths().items())

@@ -72,6 +72,7 @@ class Instance:
             },
             "jobs": {"running": counts[State.RUNNING], "in_queue": counts[State.IN_QUEUE]},
             "paths": self._folders.paths(),
+            "local_pool": self.settings.local_pool,
         }
 
     async def stop(self, who: Principal, mode: str) -> None:
