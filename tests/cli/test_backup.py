@@ -113,7 +113,10 @@ def test_a_restore_is_refused_while_a_server_runs_and_over_what_is_there(
     assert updraft(own, "admin", "backup", str(file)).code == 0
     after = ended(own, "true")
     said = updraft(own, "admin", "restore", str(file), "--force")
-    assert said.error == ("updraft: the server runs, or its runner does; stop them: updraft stop")
+    assert said.error == (
+        "updraft: the server runs, or its runner does; stop them: updraft stop, or under systemd: "
+        "systemctl stop updraft-server"
+    )
     assert said.code == 1
     assert updraft(own, "stop").code == 0
     before = (own.state / "updraft.db").read_bytes()

@@ -417,7 +417,8 @@ def _alone(folders: Folders) -> Iterator[None]:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise errors.Conflict(
-                    "the server runs, or its runner does; stop them: updraft stop"
+                    "the server runs, or its runner does; stop them: updraft stop, or under "
+                    "systemd: systemctl stop updraft-server"
                 ) from error
         yield
     finally:

@@ -31,6 +31,8 @@ class Instance:
         self.settings = configuration
         self.stop_requested = asyncio.Event()
         self.stopping = False
+        self.upgraded = False
+        """Whether it ends to make way for a new release."""
         self._started_ns = time.time_ns()
 
     @property
