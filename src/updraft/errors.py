@@ -14,6 +14,7 @@
     ├── WrongVersion        wrong_version        426   125   client and server do not fit
     ├── Unavailable         unavailable          503   125   the server cannot do it now; try again
     │   ├── NotReady        not_ready            503   125   nothing was done; ask again in a moment
+    │   ├── StandingBy      standing_by          503   125   another server of its database serves
     │   ├── DiskFull        disk_full            507   125
     │   └── TooManyRequests too_many_requests    429   125   wait as long as it says
     └── ServerLost          server_lost          503   125   the connection is gone for good
@@ -123,6 +124,12 @@ class NotReady(Unavailable):
 
     code = "not_ready"
     retry_after_seconds = 1.0
+
+
+class StandingBy(Unavailable):
+    """The server that was asked stands by: another one of its database serves."""
+
+    code = "standing_by"
 
 
 class DiskFull(Unavailable):

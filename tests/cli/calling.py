@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,3 +121,26 @@ class Gate:
         """Let whoever waits at the gate go on; waits until somebody is there."""
         with self.path.open("w") as gate:
             gate.write(line + "\n")
+
+
+@contextmanager
+def served(
+    own: Instance, settings: str, says: str = "serving at"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve in the foreground with this updraft.toml; begins once the log says something."""
+    config = own.home / "config"
+    config.mkdir(mode=0o700)
+    (config / "updraft.toml").write_text(settings)
+    log = own.home / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            own.command("updraft", "serve"), env=own.environment,
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        )  # fmt: skip
+    try:
+        until(lambda: says in log.read_text(), f"the log to say {says!r}", 30)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()

@@ -7,7 +7,6 @@ import os
 import shutil
 import sqlite3
 import stat
-import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -16,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgresql
 from tests.cli.calling import ask, call, ended, submit, updraft, wait_state
-from updraft import settings
+from updraft import errors, settings
 from updraft.configuration import Configuration
 from updraft.configuration.schema import Backup
 from updraft.server.loops.backups import back_up_if_due
+from updraft.server.services import backups
 from updraft.testing.instance import Instance, instance
 
 
@@ -112,7 +113,10 @@ def test_a_restore_is_refused_while_a_server_runs_and_over_what_is_there(
     assert updraft(own, "admin", "backup", str(file)).code == 0
     after = ended(own, "true")
     said = updraft(own, "admin", "restore", str(file), "--force")
-    assert said.error == ("updraft: the server runs, or its runner does; stop them: updraft stop")
+    assert said.error == (
+        "updraft: the server runs, or its runner does; stop them: updraft stop, or under systemd: "
+        "systemctl stop updraft-server"
+    )
     assert said.code == 1
     assert updraft(own, "stop").code == 0
     before = (own.state / "updraft.db").read_bytes()
@@ -120,12 +124,14 @@ def test_a_restore_is_refused_while_a_server_runs_and_over_what_is_there(
     assert "updraft.db is there already; restore into a fresh one" in said.error
     assert (own.state / "updraft.db").read_bytes() == before
 
-    assert updraft(own, "admin", "restore", str(file), "--force").code == 0
+    said = updraft(own, "admin", "restore", str(file), "--force")
+    assert said.code == 0
     assert call(own, "urun", "-q", "true").code == 0
     shown = [found["id"] for found in ask(own, "job", "list", "--all")]
     assert job in shown
     assert after not in shown
     (kept,) = own.state.glob("updraft.db.replaced-*")
+    assert said.out.endswith(f"; what was there is kept in {kept}, to be removed by you\n")
     with closing(sqlite3.connect(kept)) as connection:
         ids = {identity for (identity,) in connection.execute("SELECT id FROM jobs")}
     assert {job, after} <= ids
@@ -235,61 +241,97 @@ def test_regular_backups_are_made_when_due_and_the_old_ones_go(
 
 # -- PostgreSQL
 
-POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+HAS_POSTGRES = postgresql.programs() is not None and shutil.which("pg_dump") is not None
+needs_postgres = pytest.mark.skipif(not HAS_POSTGRES, reason="no PostgreSQL")
 
 
-@pytest.mark.root
-@pytest.mark.skipif(POSTGRES is None or shutil.which("pg_dump") is None, reason="no PostgreSQL")
-def test_a_postgresql_database_comes_back_too(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from updraft import errors
-    from updraft.server.services import backups
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[postgresql.Cluster]:
+    with postgresql.cluster() as made:
+        yield made
 
-    assert POSTGRES is not None
-    base = Path("/tmp") / f"updraft-pg-{os.getpid()}"
-    base.mkdir()
-    shutil.chown(base, "postgres")
-    as_user: list[str | Path] = [
-        "setpriv",
-        "--reuid=postgres",
-        "--regid=postgres",
-        "--clear-groups",
-    ]
-    data = base / "data"
-    subprocess.run(
-        [*as_user, POSTGRES / "initdb", "-D", data, "-A", "trust", "-U", "postgres"],
-        check=True, capture_output=True, cwd=base,
-    )  # fmt: skip
-    options = f"-c listen_addresses='' -c unix_socket_directories={base} -c fsync=off"
-    control = [*as_user, POSTGRES / "pg_ctl", "-D", data, "-w"]
-    subprocess.run(
-        [*control, "-o", options, "-l", base / "log", "start"], check=True,
-        stdout=subprocess.DEVNULL, cwd=base,
-    )  # fmt: skip
-    try:
-        for name in ("one", "two"):
-            subprocess.run(["createdb", "-h", base, "-U", "postgres", name], check=True)
-        one, two = (f"postgresql://postgres:geheim@/{n}?host={base}" for n in ("one", "two"))
-        statements = (
-            "CREATE TABLE alembic_version (version_num text);"
-            "INSERT INTO alembic_version VALUES ('0001');"
-            "CREATE TABLE jobs (serial bigint); INSERT INTO jobs VALUES (1), (2);"
-            "CREATE TABLE attempts (serial bigint, state text);"
-            "INSERT INTO attempts VALUES (1, 'ENDED'), (2, 'RUNNING')"
-        )
-        backups._psql(one, statements)
-        folders = settings.Folders(str(tmp_path_factory.mktemp("state")), "/nonexistent")
-        file = tmp_path_factory.mktemp("out") / "pg.tar.gz"
-        made = backups.make(folders, one, file)
-        assert made.jobs == 2
-        assert b"geheim" not in b"".join(members(file).values())
-        assert backups.restore(folders, two, file).jobs == 2
-        assert backups._psql(two, "SELECT max(serial) FROM attempts") == str((1 << 20) + 1)
-        with pytest.raises(errors.Conflict, match="has 3 tables already"):
-            backups.restore(folders, two, file)
-        assert backups.restore(folders, two, file, force=True).jobs == 2
-        with pytest.raises(errors.BadRequest, match="of a server with postgresql"):
-            backups.restore(folders, "", file)
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True,
-                       stdout=subprocess.DEVNULL, cwd=base)  # fmt: skip
-        shutil.rmtree(base)
+
+def fill(database: str) -> None:
+    backups._psql(
+        database,
+        "CREATE TABLE alembic_version (version_num text);"
+        "INSERT INTO alembic_version VALUES ('0001');"
+        "CREATE TABLE jobs (serial bigint); INSERT INTO jobs VALUES (1), (2);"
+        "CREATE TABLE attempts (serial bigint, state text);"
+        "INSERT INTO attempts VALUES (1, 'ENDED'), (2, 'RUNNING')",
+    )
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> settings.Folders:
+    return settings.Folders(str(tmp_path / "state"), "/nonexistent")
+
+
+@needs_postgres
+def test_a_postgresql_database_comes_back_too(
+    cluster: postgresql.Cluster, folders: settings.Folders, tmp_path: Path
+) -> None:
+    one, two = (cluster.url(cluster.make_database()) for _ in range(2))
+    fill(one)
+    file = tmp_path / "pg.tar.gz"
+    Path(folders.state).mkdir(mode=0o700)
+    assert backups.make(folders, one, file).jobs == 2
+    assert postgresql.PASSWORD.encode() not in b"".join(members(file).values())
+    restored = backups.restore(folders, two, file)
+    assert (restored.jobs, restored.replaced) == (2, "")
+    assert backups._psql(two, "SELECT max(serial) FROM attempts") == str((1 << 20) + 1)
+    with pytest.raises(errors.Conflict, match="has 3 tables already"):
+        backups.restore(folders, two, file)
+    with pytest.raises(errors.BadRequest, match="of a server with postgresql"):
+        backups.restore(folders, "", file)
+
+
+@needs_postgres
+def test_a_postgresql_database_that_is_replaced_is_kept_and_can_be_put_back(
+    cluster: postgresql.Cluster, folders: settings.Folders, tmp_path: Path
+) -> None:
+    database = cluster.url(cluster.make_database())
+    fill(database)
+    file = tmp_path / "pg.tar.gz"
+    Path(folders.state).mkdir(mode=0o700)
+    backups.make(folders, database, file)
+    backups._psql(database, "INSERT INTO jobs VALUES (3)")
+    Path(folders.keys).write_text("key")
+
+    replaced = Path(backups.restore(folders, database, file, force=True).replaced)
+    assert replaced.parent == Path(folders.state)
+    assert stat.S_IMODE(replaced.stat().st_mode) == 0o600
+    assert backups._psql(database, "SELECT count(*) FROM jobs") == "2"
+    Path(folders.keys).unlink()
+    assert backups.restore(folders, database, replaced, force=True).jobs == 3
+    assert backups._psql(database, "SELECT count(*) FROM jobs") == "3"
+    assert Path(folders.keys).read_text() == "key"
+
+
+@needs_postgres
+def test_a_postgresql_database_that_cannot_be_kept_is_not_replaced(
+    cluster: postgresql.Cluster, folders: settings.Folders, tmp_path: Path
+) -> None:
+    database, other = (cluster.url(cluster.make_database()) for _ in range(2))
+    fill(database)
+    file = tmp_path / "pg.tar.gz"
+    Path(folders.state).mkdir(mode=0o700)
+    backups.make(folders, database, file)
+    backups._psql(other, "CREATE TABLE jobs (of_somebody_else text)")
+    with pytest.raises(errors.Conflict, match=r"cannot be kept .*; restore into an empty one"):
+        backups.restore(folders, other, file, force=True)
+    assert backups._psql(other, "SELECT count(of_somebody_else) FROM jobs") == "0"
+
+
+@needs_postgres
+def test_a_database_that_is_away_is_said_in_one_line_with_the_mend(
+    folders: settings.Folders, tmp_path: Path
+) -> None:
+    Path(folders.state).mkdir(mode=0o700)
+    with pytest.raises(errors.Unavailable) as raised:
+        backups.make(folders, f"postgresql://me:geheim@/db?host={tmp_path}", tmp_path / "x")
+    assert raised.value.message.startswith("cannot use the database: connection to server on ")
+    assert raised.value.message.endswith("; see that it runs and that server.database is right")
+    assert "\n" not in raised.value.message
+    assert "Is the server running" not in raised.value.message
+    assert not (tmp_path / "x").exists()

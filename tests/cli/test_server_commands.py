@@ -11,9 +11,24 @@ from pathlib import Path
 import pytest
 
 import updraft as package
-from tests.cli.calling import Gate, ask, call, ended, finish, start, submit, updraft, wait_state
+from tests.cli.calling import (
+    Gate,
+    ask,
+    call,
+    ended,
+    finish,
+    served,
+    start,
+    submit,
+    updraft,
+    wait_state,
+)
 from tests.waiting import until
+from updraft import settings
+from updraft.cli import findings
 from updraft.testing.instance import Instance, instance
+from updraft.wire.fleet_schemas import RunnerInfo
+from updraft.wire.schemas import Status
 
 
 @pytest.fixture
@@ -277,6 +292,43 @@ def test_doctor_json_has_the_same_lines(updraft_home: Instance) -> None:
         assert finding["level"] in ("OK", "WARN", "FAIL")
         assert (finding["mend"] == "") == (finding["level"] == "OK"), finding
     assert {"server", "runner"} <= {finding["check"] for finding in found}
+
+
+def test_a_server_without_a_local_pool_tells_of_the_runners_that_joined(own: Instance) -> None:
+    with served(own, "[server]\nlocal_pool = false\n[pools.main]\n"):
+        lines = updraft(own, "doctor").out.splitlines()
+        assert (
+            "WARN  runners: none has joined; to mend it: let a machine join: updraft runner token "
+            "POOL --line"
+        ) in lines
+        assert [line for line in lines if " runner: " in line] == []
+        shown = updraft(own, "status").out
+        status = Status.model_validate(
+            {key: value for key, value in ask(own, "status").items() if key in Status.model_fields}
+        )
+    assert "none on this machine; see: updraft runner list\n" in shown
+    folders = settings.folders(own.environment)
+
+    def found(**states: str) -> findings.Finding:
+        runners = [
+            RunnerInfo(
+                name=name, pool="main", state=state, seen_seconds=None, serves=None, release=None,
+                cpus=1, cpus_free=1, memory_bytes=0, memory_free_bytes=0, gpus=[], gpus_free=0,
+                tasks=0,
+            )
+            for name, state in states.items()
+        ]  # fmt: skip
+        (said,) = (
+            each for each in findings.running(folders, status, runners) if each.check == "runners"
+        )
+        return said
+
+    assert found(a="ready", b="draining", c="ready") == findings.Finding(
+        "OK", "runners", "1 draining, 2 ready"
+    )
+    assert found(a="ready", b="away", c="lost") == findings.Finding(
+        "WARN", "runners", "1 away, 1 lost, 1 ready", "see the log of the runner on b, c"
+    )
 
 
 def test_serve_for_others_without_a_certificate_names_the_mend(own: Instance) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import updraft
+from tests.cli.calling import served
 from tests.lifecycle.looking import another, client, kept, one_line, only, wait_state
 from tests.small_disk import fill, make_room, small_disk
 from tests.waiting import until
@@ -81,6 +82,30 @@ def test_an_upgrade_is_noticed_and_no_job_notices_it(
         stdout, stderr = process.communicate(b"line\n", timeout=20)
         assert (process.returncode, stdout, stderr) == (7, b"got line\n", b"")
     another(own, "keeper", keeper)
+
+
+@pytest.mark.parametrize("local_pool", [True, False])
+def test_a_server_in_the_foreground_becomes_the_new_release_in_the_same_process(
+    release: Release, make_instance: Callable[..., Instance], tmp_path: Path, local_pool: bool
+) -> None:
+    own = make_instance(tmp_path / "home", release.commands)
+    with served(own, f"[server]\nlocal_pool = {str(local_pool).lower()}\n") as server:
+        if local_pool:
+            assert own.run("urun", "echo", "old").stdout == b"old\n"
+        release.upgrade()
+        until(lambda: versions(own)[0] == "9.9.9", "the new release")
+        assert own.processes("server") == [server.pid]
+        log = (own.home / "log").read_text()
+        assert "going on as the new release" in log
+        assert "rror" not in log
+        if local_pool:
+            assert own.run("urun", "echo", "new").stdout == b"new\n"
+        else:
+            # The lock is its own still, and goes with it: another one can serve.
+            assert "a server runs already" in own.run("updraft", "serve").stderr.decode()
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+        assert own.run("updraft", "stop").returncode == 0
 
 
 def test_an_upgrade_that_does_not_work_replaces_nothing(

@@ -37,7 +37,7 @@ def led(own_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     url = own_cluster.url(own_cluster.make_database())
     monkeypatch.setattr(database_module, "AWAY_SECONDS", 0.5)
     leadership = Leadership(url, lambda: pytest.fail("nobody else leads"))
-    asyncio.run(leadership.take(lambda: None))
+    asyncio.run(leadership.take(lambda _: None))
 
     def opened(url: str | URL) -> Database:
         database = Database(url, leadership)

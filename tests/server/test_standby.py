@@ -16,13 +16,13 @@ from updraft.server.standby import REASON, answer_to
     ],
 )
 def test_it_lives_and_is_not_ready(line: bytes, status: int, body: str) -> None:
-    head, _, said = answer_to(line).partition(b"\r\n\r\n")
+    head, _, said = answer_to(line, "it stands by").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert said.decode() == body
 
 
 @pytest.mark.parametrize("line", [b"GET /api/v1/jobs HTTP/1.1", b"POST / HTTP/1.1", b"", b"\xff x"])
-def test_everything_else_is_unavailable(line: bytes) -> None:
-    head, _, said = answer_to(line).partition(b"\r\n\r\n")
+def test_everything_else_is_refused(line: bytes) -> None:
+    head, _, said = answer_to(line, "it stands by").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
-    assert json.loads(said)["error"]["code"] == "unavailable"
+    assert json.loads(said)["error"]["code"] == "standing_by"

@@ -45,7 +45,7 @@ class Leader:
         self.url = url
 
     async def take(self) -> Database:
-        await self.leadership.take(self.waited.set)
+        await self.leadership.take(lambda _: self.waited.set())
         database = Database(self.url, self.leadership)
         await asyncio.to_thread(schema.upgrade, database.engine)
         await asyncio.to_thread(self.leadership.begin)
@@ -138,7 +138,7 @@ from updraft.store.leadership import Leadership
 
 async def main():
     leadership = Leadership(sys.argv[1], lambda: print("deposed", flush=True))
-    await leadership.take(lambda: None)
+    await leadership.take(lambda _: None)
     database = Database(sys.argv[1], leadership)
     schema.upgrade(database.engine)
     leadership.begin()
@@ -195,7 +195,7 @@ def test_a_lock_that_was_lost_before_the_epoch_began_gives_no_right_to_begin_it(
 ) -> None:
     async def main() -> None:
         first, second = Leader(postgresql_url), Leader(postgresql_url)
-        await first.leadership.take(first.waited.set)
+        await first.leadership.take(lambda _: first.waited.set())
         taking = asyncio.create_task(second.take())
         await within(second.waited.is_set)
         cluster.sql(postgresql_url.rpartition("/")[2], END_HOLDER)
@@ -383,7 +383,7 @@ def test_a_database_that_cannot_be_used_is_said_in_one_line(
     async def main() -> None:
         leadership = Leadership(change(postgresql_url), lambda: None)
         with pytest.raises(errors.Unavailable, match=said) as caught:
-            await leadership.take(lambda: None)
+            await leadership.take(lambda _: None)
         message = caught.value.message
         assert "\n" not in message
         assert "check server.database" in message

@@ -38,7 +38,7 @@ def backup(file: str, logs: bool, keys: bool, config: str | None, as_json: bool)
 def restore(file: str, force: bool, config: str | None, as_json: bool) -> None:
     """Put what is in FILE into place, once it is known to be whole; refused while a server runs.
 
-    With --force, the database that was there is kept under another name.
+    With --force, the database that was there is kept in a file of the state folder, which is named.
     """
     _become("restore", file, config, [("--force", force), ("--json", as_json)])
 

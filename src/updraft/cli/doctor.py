@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import click
 
 from updraft import errors, settings
 from updraft.cli import exit_codes, findings, options
 from updraft.cli.output import json, table
-
-if TYPE_CHECKING:
-    from updraft.wire.schemas import Status
 
 
 @click.command
@@ -23,8 +20,7 @@ def command(as_json: bool) -> int:
     Starts and changes nothing.  Exits with 1 if a line says FAIL.
     """
     folders = settings.folders()
-    problem, status = _ask_server()
-    found = [*problem, *findings.all_checks(folders, status)]
+    found = [*findings.here(folders), *_server(folders), *findings.kernel(folders)]
     if as_json:
         json.show([dataclasses.asdict(finding) for finding in found])
     else:
@@ -35,12 +31,15 @@ def command(as_json: bool) -> int:
     return exit_codes.FAILED_REQUEST if failed else exit_codes.OK
 
 
-def _ask_server() -> tuple[list[findings.Finding], Status | None]:
+def _server(folders: settings.Folders) -> Iterator[findings.Finding]:
     try:
         with options.client(start=False) as client:
-            return [], client.status() if client.running() else None
+            status = client.status() if client.running() else None
+            joined = None if status is None or status.local_pool else client.fleet.runners()
+    except errors.StandingBy as error:
+        yield findings.Finding(findings.OK, "server", error.message)
     except errors.UpdraftError as error:
-        finding = findings.Finding(
-            findings.FAIL, "server", error.message, "updraft stop, then try again"
-        )
-        return [finding], None
+        mend = "updraft stop, then try again"
+        yield findings.Finding(findings.FAIL, "server", error.message, mend)
+    else:
+        yield from findings.running(folders, status, joined)

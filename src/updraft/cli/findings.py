@@ -7,7 +7,8 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from updraft.runner.agent.gpus import AMD, NVIDIA, find_gpus
 from updraft.wire import sockets
 
 if TYPE_CHECKING:
+    from updraft.wire.fleet_schemas import RunnerInfo
     from updraft.wire.schemas import Status
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
@@ -26,6 +28,7 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 _CGROUPS_MEND = "let Updraft have cgroups, as is said where limits are not enforced"
 _LOW_SPACE_BYTES = 1 << 30
 _FEW_FILES = 4096
+_SHOWN = 3
 _PR_GET_CHILD_SUBREAPER = 37
 
 
@@ -39,13 +42,26 @@ class Finding:
     mend: str = ""
 
 
-def all_checks(folders: settings.Folders, status: Status | None) -> Iterator[Finding]:
-    """Yield every finding; ``status`` is the running server's, None when there is none."""
+def here(folders: settings.Folders) -> Iterator[Finding]:
+    """Yield what is found about this installation."""
     for check in _LOCAL:
         yield from check(folders)
+
+
+def running(
+    folders: settings.Folders, status: Status | None, joined: Sequence[RunnerInfo] | None
+) -> Iterator[Finding]:
+    """Yield what is found about the server whose ``status`` it is; None when there is none.
+
+    ``joined``: the runners of one without a runner of its own.
+    """
     yield from _server(folders, status)
-    yield from _runner(status)
+    yield from _runner(status) if joined is None else _joined(joined)
     yield from _staying(status)
+
+
+def kernel(folders: settings.Folders) -> Iterator[Finding]:
+    """Yield what is found about what the kernel allows, and the GPUs."""
     if sys.platform == "linux":
         yield from _cgroups(folders)
         yield from _process_trees(folders)
@@ -219,6 +235,21 @@ def _runner(status: Status | None) -> Iterator[Finding]:
         )
     else:
         yield Finding(OK, "runner", f"{found}, {runner.cpus:g} CPUs")
+
+
+def _joined(runners: Sequence[RunnerInfo]) -> Iterator[Finding]:
+    if not runners:
+        mend = "let a machine join: updraft runner token POOL --line"
+        yield Finding(WARN, "runners", "none has joined", mend)
+        return
+    states = Counter(runner.state for runner in runners)
+    found = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    away = [runner.name for runner in runners if runner.state in ("away", "lost")]
+    if away:
+        mend = f"see the log of the runner on {', '.join(away[:_SHOWN])}"
+        yield Finding(WARN, "runners", found, mend + (" …" if len(away) > _SHOWN else ""))
+    else:
+        yield Finding(OK, "runners", found)
 
 
 def _staying(status: Status | None) -> Iterator[Finding]:

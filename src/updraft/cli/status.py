@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import updraft
-from updraft import settings
+from updraft import errors, settings
 from updraft.cli import options
 from updraft.cli.output import json, table, text
 from updraft.wire import frames
@@ -24,19 +24,26 @@ def command(as_json: bool) -> None:
     Starts nothing.
     """
     folders = settings.folders()
+    status, stands_by = None, None
     with options.client(start=False) as client:
-        status = client.status() if client.running() else None
+        try:
+            status = client.status() if client.running() else None
+        except errors.StandingBy as error:
+            stands_by = error.message
     if as_json:
-        json.show(_document(status, folders))
+        json.show(_document(status, stands_by, folders))
     else:
-        table.show_pairs(_pairs(status, folders))
+        table.show_pairs(_pairs(status, stands_by, folders))
 
 
-def _document(status: Status | None, folders: settings.Folders) -> dict[str, Any]:
+def _document(
+    status: Status | None, stands_by: str | None, folders: settings.Folders
+) -> dict[str, Any]:
     found: dict[str, Any] = {"server": None, "runner": None, "jobs": None}
     if status is not None:
         found = status.model_dump(mode="json")
     found["running"] = status is not None
+    found["standing_by"] = stands_by
     found["client"] = {"version": updraft.__version__, "wire": frames.WIRE_VERSION}
     found["versions"] = {
         "client": updraft.__version__,
@@ -47,9 +54,13 @@ def _document(status: Status | None, folders: settings.Folders) -> dict[str, Any
     return found
 
 
-def _pairs(status: Status | None, folders: settings.Folders) -> list[tuple[str, str]]:
+def _pairs(
+    status: Status | None, stands_by: str | None, folders: settings.Folders
+) -> list[tuple[str, str]]:
     pairs = [("client", updraft.__version__)]
-    if status is None:
+    if stands_by is not None:
+        pairs += [("server", stands_by), ("runner", "-")]
+    elif status is None:
         pairs += [("server", "not running; the next urun starts it"), ("runner", "-")]
     else:
         server, runner = status.server, status.runner
@@ -63,8 +74,10 @@ def _pairs(status: Status | None, folders: settings.Folders) -> list[tuple[str, 
                     f"{runner.cpus_free:g} of {runner.cpus:g} CPUs free",
                 )
             )
-        else:
+        elif status.local_pool:
             pairs.append(("runner", "not connected"))
+        else:
+            pairs.append(("runner", "none on this machine; see: updraft runner list"))
         pairs += [("gpu", f"{gpu.kind}, {text.size(gpu.memory_bytes)}") for gpu in runner.gpus]
         pairs.append(("jobs", f"{status.jobs.running} running, {status.jobs.in_queue} waiting"))
     return pairs + list(folders.paths().items())

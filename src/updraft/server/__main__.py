@@ -1,6 +1,6 @@
 """Start the server of this machine.
 
-``python -m updraft.server [--ready-fd N] [--set KEY=VALUE]…``
+``python -m updraft.server [--ready-fd N] [--lock-fd N] [--set KEY=VALUE]…``
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from updraft import bootstrap, errors, settings
 
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; tell through the ready descriptor when, or why not."""
-    ready, overrides = None, {}
+    ready, lock, overrides = None, None, {}
     for option, value in zip(arguments[::2], arguments[1::2], strict=True):
         if option == "--ready-fd":
             ready = int(value)
+        elif option == "--lock-fd":
+            lock = int(value)
         else:
             name, _, setting = value.partition("=")
             overrides[name] = setting
@@ -28,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
         from updraft.server.app import Server  # noqa: PLC0415
 
-        uvloop.run(Server(settings.folders(), overrides).run(ready))
+        lock = uvloop.run(Server(settings.folders(), overrides).run(ready, lock))
     except (errors.UpdraftError, OSError, ImportError) as error:
         logging.getLogger("updraft.server").exception("cannot serve")
         if isinstance(error, OSError):
@@ -39,7 +41,21 @@ def main(arguments: list[str]) -> int:
             except OSError:
                 return 1
         return 1
+    if lock is not None:
+        _become_the_new_release(lock, overrides)
     return 0
+
+
+def _become_the_new_release(lock: int, overrides: dict[str, str]) -> None:
+    """Start anew in the same process, from the files that are there now.
+
+    The lock stays held: a server that the local agent starts meanwhile waits, and then leaves.
+    """
+    os.set_inheritable(lock, True)
+    arguments = ["--lock-fd", str(lock)]
+    for name, value in overrides.items():
+        arguments += ["--set", f"{name}={value}"]
+    os.execv(sys.executable, [sys.executable, "-I", "-m", "updraft.server", *arguments])
 
 
 if __name__ == "__main__":

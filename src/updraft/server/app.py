@@ -52,17 +52,20 @@ class Server:
         self._lock = -1
         self._started = time.monotonic()
 
-    async def run(self, ready_fd: int | None) -> None:
+    async def run(self, ready_fd: int | None, lock_fd: int | None = None) -> int | None:
         """Serve until told to stop.  Raises ``errors.UpdraftError`` when it cannot start.
+
+        Returns the lock, as the next release's ``lock_fd``, when a server in the foreground is to
+        become that in its place: whoever watches the process need not start it again.
 
         ``ready_fd`` gets the word that there is a server, also when it is another, which came up
         meanwhile: whoever started that one may have been killed.
         """
-        if not self._take_lock():
+        if not self._take_lock(lock_fd):
             if ready_fd is None:
                 raise errors.Conflict("a server runs already; end it: updraft stop")
             _tell_ready(ready_fd)
-            return
+            return None
         configuration = self._prepare()
         leadership = None
         if configuration.server.database:
@@ -70,7 +73,7 @@ class Server:
 
             leadership = await lead(self._folders, configuration.server)
             if leadership is None:
-                return  # told to stop while it stood by
+                return None  # told to stop while it stood by
         parts = await build(self._folders, configuration, leadership)
         http = HttpApi(parts)
         doors = make_doors(parts, http, configuration)
@@ -109,7 +112,11 @@ class Server:
             listener.close()
         await http.finish()
         await take_down(parts)
+        if ready_fd is None and instance.upgraded:
+            log.info("going on as the new release")
+            return self._lock
         log.info("stopped")
+        return None
 
     def _loops(self, parts: Parts, configuration: Configuration) -> dict[str, Loop]:
         """Return what goes on beside the requests, by name."""
@@ -152,8 +159,15 @@ class Server:
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
         return configuration
 
-    def _take_lock(self) -> bool:
-        """Become the one server of these folders; False when another is, and serves."""
+    def _take_lock(self, lock_fd: int | None) -> bool:
+        """Become the one server of these folders; False when another is, and serves.
+
+        ``lock_fd``: the lock, from the release that this process was before.
+        """
+        if lock_fd is not None:
+            os.set_inheritable(lock_fd, False)
+            self._lock = lock_fd
+            return True
         self._lock = os.open(
             self._folders.server_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -224,8 +238,12 @@ def _tell_ready(fd: int) -> None:
 
 
 async def _restart_on_upgrade(instance: Instance) -> None:
-    """Make way for a new release; whoever misses the server starts it again."""
+    """Make way for a new release.
+
+    Whoever misses a server in the background starts it again; one in the foreground becomes it.
+    """
     await wait_for_upgrade(_MODULES)
+    instance.upgraded = True
     instance.stop_requested.set()
 
 

@@ -31,6 +31,8 @@ def main(arguments: list[str]) -> int:
         else:
             made = backups.restore(folders, database, Path(file), force="--force" in flags)
             said = f"restored {made.jobs} jobs as of {made.created}"
+            if made.replaced:
+                said += f"; what was there is kept in {made.replaced}, to be removed by you"
     except errors.UpdraftError as error:
         sys.stderr.write(f"updraft: {error.message}\n")
         return 1

@@ -39,6 +39,13 @@ SILENT_SECONDS = 6
 
 # A lock of this schema's, so that two installations may share a database.
 _LOCK = text("SELECT pg_try_advisory_lock(hashtextextended('updraft ' || current_schema(), 0))")
+_LEADER = text(
+    "SELECT host(client_addr) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE granted "
+    "AND locktype = 'advisory' AND objsubid = 1 "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+    "AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = "
+    "hashtextextended('updraft ' || current_schema(), 0)"
+)
 _SILENCE = text(f"SET idle_session_timeout = '{SILENT_SECONDS}s'")
 # Who has the lock ends what an earlier leader has under way: one that was stopped in a transaction
 # would keep the row, and with it everybody, waiting.
@@ -81,8 +88,10 @@ class Leadership:
 
     # -- taking and keeping the lock
 
-    async def take(self, waiting: Callable[[], None]) -> None:
+    async def take(self, waiting: Callable[[str], None]) -> None:
         """Wait for the lock; ``waiting`` is called once, if another server has it.
+
+        It gets the address from which that one reaches the database; empty where it is not known.
 
         From then on a thread looks after it, whatever else this server does.  Raises
         ``errors.Unavailable`` when the database cannot be used to begin with.
@@ -90,7 +99,7 @@ class Leadership:
         told = False
         while not await asyncio.to_thread(self._try):
             if not told:
-                waiting()
+                waiting(await asyncio.to_thread(self._leader))
                 told = True
             await asyncio.sleep(_TRY_SECONDS)
         threading.Thread(target=self._keep, name="leadership", daemon=True).start()
@@ -141,6 +150,16 @@ class Leadership:
                     raise postgresql.unusable(self._engine, error) from error
                 return False
             return taken
+
+    def _leader(self) -> str:
+        """Return the address of whoever has the lock; empty where it is not known."""
+        with self._using:
+            try:
+                found = self._connection and self._connection.execute(_LEADER).scalar()
+            except DBAPIError:
+                self._disconnect()
+                return ""
+        return str(found or "")
 
     def _keep(self) -> None:
         """Look after the lock until it is given up: take it again, unless another leads."""

@@ -239,6 +239,9 @@ class Status(Answer):
     runner: RunnerStatus
     jobs: JobCounts
     paths: Paths
+    local_pool: bool = Field(
+        default=True, description="whether the server's machine is a pool, and has a runner"
+    )
 
 
 # -- errors

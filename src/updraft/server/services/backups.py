@@ -42,6 +42,8 @@ _KEYS = "environment.keys"
 _LOGS = "logs"
 _MAX_MANIFEST = 1 << 20
 _BLOCK = 1 << 20
+_NO_CONNECTION = 2
+"""What psql exits with when it got no connection, or lost it."""
 _JUMP = 1 << 20
 """Runners know attempts that were granted after the backup; no new one gets such a number."""
 
@@ -56,6 +58,8 @@ class Backup:
     size_bytes: int
     logs: bool
     keys: bool
+    replaced: str = ""
+    """Of a restore: the file that keeps the database that was there."""
 
 
 def make(
@@ -99,8 +103,8 @@ def make(
 def restore(folders: Folders, database: str, file: Path, *, force: bool = False) -> Backup:
     """Put a backup's contents into place; ``force``: also where there are jobs already.
 
-    What was there is kept beside it, under another name.  Raises ``errors.UpdraftError``, and has
-    changed nothing then.
+    The database that was there is kept in a file of the state folder: SQLite's under another name,
+    PostgreSQL's as a backup.  Raises ``errors.UpdraftError``, and has changed nothing then.
     """
     bootstrap.prepare_state(folders)
     with _alone(folders), _temporary(Path(folders.state)) as folder:
@@ -118,6 +122,7 @@ def restore(folders: Folders, database: str, file: Path, *, force: bool = False)
             )
         if not database:
             _prepare_sqlite(folder / _SQLITE)
+        replaced = _keep(folders, database) if in_place else ""
         # The database last: until then nothing knows of the rest.
         for found in folder.glob(f"{_KEYS}*"):
             _move(found, Path(folders.keys).with_name(found.name))
@@ -126,11 +131,28 @@ def restore(folders: Folders, database: str, file: Path, *, force: bool = False)
         if database:
             _restore_postgres(database, folder / _POSTGRES, clean=bool(in_place))
         else:
-            _restore_sqlite(folders.database, folder / _SQLITE)
+            _restore_sqlite(folders.database, folder / _SQLITE, replaced)
         _flush_folder(Path(folders.state))
     keys = any(name.startswith(_KEYS) for name in manifest["files"])
     size = file.stat().st_size
-    return Backup(str(file), manifest["created"], manifest["jobs"], size, manifest["logs"], keys)
+    jobs, logs = manifest["jobs"], manifest["logs"]
+    return Backup(str(file), manifest["created"], jobs, size, logs, keys, replaced)
+
+
+def _keep(folders: Folders, database: str) -> str:
+    """Return the file that what is there goes to; PostgreSQL's is copied to it here."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    if not database:
+        return f"{folders.database}.replaced-{stamp}"
+    # A schema renamed would need more rights than its user may have, and take extensions with it.
+    file = Path(folders.state) / f"replaced-{stamp}.tar.gz"
+    try:
+        make(folders, database, file, keys=True)
+    except errors.UpdraftError as error:
+        raise errors.Conflict(
+            f"what is in the database cannot be kept ({error.message}); restore into an empty one"
+        ) from error
+    return str(file)
 
 
 def _copy_keys(folders: Folders, folder: Path) -> list[tuple[Path, str]]:
@@ -298,13 +320,12 @@ def _prepare_sqlite(copy: Path) -> None:
         connection.execute(_JUMP_STATEMENT, (_JUMP,))
 
 
-def _restore_sqlite(path: str, copy: Path) -> None:
+def _restore_sqlite(path: str, copy: Path, replaced: str) -> None:
     there = Path(path)
     if there.exists():
         with closing(_open_sqlite(there)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        there.rename(f"{path}.replaced-{stamp}")
+        there.rename(replaced)
     for rest in ("-wal", "-shm"):
         Path(path + rest).unlink(missing_ok=True)
     copy.rename(there)
@@ -367,6 +388,12 @@ def _run(url: str, command: list[str]) -> str:
         text=True,
         check=False,
     )
+    if result.returncode == _NO_CONNECTION and command[0] == "psql":
+        # "psql: error: WHY", and on further lines what might be the matter.
+        said = result.stderr.strip().partition("\n")[0].removeprefix("psql: error: ")[:500]
+        raise errors.Unavailable(
+            f"cannot use the database: {said}; see that it runs and that server.database is right"
+        )
     if result.returncode != 0:
         said = " ".join(result.stderr.split())[:500]
         raise errors.Unavailable(f"{command[0]} failed: {said}")
@@ -390,7 +417,8 @@ def _alone(folders: Folders) -> Iterator[None]:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise errors.Conflict(
-                    "the server runs, or its runner does; stop them: updraft stop"
+                    "the server runs, or its runner does; stop them: updraft stop, or under "
+                    "systemd: systemctl stop updraft-server"
                 ) from error
         yield
     finally:

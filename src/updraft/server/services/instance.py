@@ -31,6 +31,8 @@ class Instance:
         self.settings = configuration
         self.stop_requested = asyncio.Event()
         self.stopping = False
+        self.upgraded = False
+        """Whether it ends to make way for a new release."""
         self._started_ns = time.time_ns()
 
     @property
@@ -72,6 +74,7 @@ class Instance:
             },
             "jobs": {"running": counts[State.RUNNING], "in_queue": counts[State.IN_QUEUE]},
             "paths": self._folders.paths(),
+            "local_pool": self.settings.local_pool,
         }
 
     async def stop(self, who: Principal, mode: str) -> None:
