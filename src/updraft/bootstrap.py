@@ -328,6 +328,21 @@ def start_lock(folders: settings.Folders) -> _Lock:
     return _Lock(folders.start_lock)
 
 
+def is_locked(path: str) -> bool:
+    """Whether a process lives that holds this lock: a server's, or a keeper's."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 class _Lock:
     """An exclusive lock on a file, for a ``with`` block; dies with its process."""
 
