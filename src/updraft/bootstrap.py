@@ -63,11 +63,10 @@ def ensure_server(
     """Return a connection, starting the server first if there is none.
 
     ``say`` gets the one line that tells a person about a new server.  Raises ``UpdraftError`` with
-    the server's own reason when it does not come up.
+    the server's own reason when it does not come up, and where others are served from here: whoever
+    runs that server starts it.
     """
-    from updraft import configuration  # noqa: PLC0415 - agents and keepers do without
-
-    configuration.check(folders)
+    command = foreground_command(folders)
     prepare_state(folders, say)
     with start_lock(folders):
         try:
@@ -76,6 +75,11 @@ def ensure_server(
             pass
         except OSError as error:
             raise unusable(folders.state, error) from error
+        if command:
+            raise errors.Unavailable(
+                f"the server of {folders.state} serves other machines too and is down; start it: "
+                f"{command} (or systemctl start updraft-server, if that runs it)"
+            )
         start_server(folders)
         if say is not None:
             say("started a server for you on this machine; it ends by itself when idle")
@@ -85,6 +89,22 @@ def ensure_server(
         raise errors.Unavailable(
             f"the server went away as it started ({error}); see {folders.server_log}"
         ) from error
+
+
+def foreground_command(folders: settings.Folders) -> str:
+    """Return what starts a server that other machines reach; empty where anybody may start it.
+
+    The configuration says that others are served, or the last server in the foreground did.  Raises
+    ``errors.BadConfiguration``.
+    """
+    from updraft import configuration  # noqa: PLC0415 - agents and keepers do without
+
+    configured = configuration.load(folders).server
+    try:
+        with open(folders.served_by) as file:
+            return file.read()
+    except OSError:
+        return "" if configured.listen is None else "updraft serve"
 
 
 def prepare_state(folders: settings.Folders, say: Callable[[str], None] | None = None) -> None:
@@ -306,6 +326,21 @@ def _shed_limits() -> None:
 def start_lock(folders: settings.Folders) -> _Lock:
     """Return the lock under which a server starts, and closes its door when idle."""
     return _Lock(folders.start_lock)
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process lives that holds this lock: a server's, or a keeper's."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 class _Lock:

@@ -46,6 +46,7 @@ class Folders:
         self.wheelhouse = os.path.join(state, "wheelhouse")
         self.runner = os.path.join(state, "runner")
         self.stopped = os.path.join(state, "stopped")
+        self.served_by = os.path.join(state, "served-by")
         self.keep_data_in(state)
 
     def keep_data_in(self, folder: str) -> None:

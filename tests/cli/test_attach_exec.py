@@ -93,6 +93,72 @@ def test_a_terminal_is_left_with_keys_and_taken_up_again_in_its_new_size(
     os.close(other)
 
 
+_TICKS = "trap 'echo told' INT; while :; do echo tick; sleep 0.05; done"
+
+
+def test_a_job_without_a_terminal_is_left_with_keys_and_gets_ctrl_c(updraft_home: Instance) -> None:
+    job = submit(updraft_home, "sh", "-c", _TICKS)
+    main, other = pty.openpty()
+    before = termios.tcgetattr(other)
+    attached = on_terminal(updraft_home, other, "updraft", "attach", job)
+    read_until(main, b"tick\r\n")
+    os.write(main, b"\x04\x03")
+    seen = read_until(main, b"told\r\n")
+    os.write(main, b"\x10\x11")
+
+    assert attached.wait(30) == 0
+    assert b"^" not in seen  # what nobody reads is not shown
+    assert termios.tcgetattr(other) == before
+    assert ask(updraft_home, "job", "show", job)["state"] == "RUNNING"
+    updraft(updraft_home, "job", "cancel", job)
+    os.close(main)
+    os.close(other)
+
+
+def test_a_detached_job_goes_on_when_the_terminal_of_its_client_closes(
+    updraft_home: Instance, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    ticks = "while :; do echo tick; sleep 0.05; done"
+    script = f"{ticks} & {gate.read()}; kill $!; exit 3"
+    job = submit(updraft_home, "sh", "-c", script)
+    main, other = pty.openpty()
+    attached = on_terminal(updraft_home, other, "updraft", "attach", job)
+    os.close(other)
+    read_until(main, b"tick\r\n")
+    os.close(main)
+
+    assert attached.wait(30) == -signal.SIGHUP
+    gate.open()
+    assert updraft(updraft_home, "job", "wait", job).code == 3
+
+
+def test_lines_are_edited_here_for_a_job_that_reads_them_without_a_terminal(
+    updraft_home: Instance,
+) -> None:
+    main, other = pty.openpty()
+    command = updraft_home.command("urun", "--detach-keys", "ctrl-p,ctrl-q", "cat")
+    first = subprocess.Popen(
+        command, env=updraft_home.environment, stdin=other, stdout=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    assert first.stdout is not None
+    os.write(main, b"wrong\x15one\n")
+    assert first.stdout.readline() == b"one\n"
+    os.write(main, b"\x10\x11")
+    assert first.wait(30) == 0
+    job = ask(updraft_home, "job", "list")[0]["id"]
+    second = on_terminal(updraft_home, other, "updraft", "attach", job)
+    os.write(main, b"two\n")
+    read_until(main, b"two\r\ntwo\r\n")
+    os.write(main, b"\x04")
+
+    assert second.wait(30) == 0
+    first.stdout.close()
+    os.close(main)
+    os.close(other)
+
+
 def test_what_is_piped_into_attach_reaches_the_job(updraft_home: Instance) -> None:
     first = subprocess.Popen(
         updraft_home.command("urun", "--keep-alive", "1m", "-n", "kept", "head", "-n", "2"),

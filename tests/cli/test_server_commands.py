@@ -217,6 +217,42 @@ def test_a_team_s_server_says_whose_user_the_jobs_of_its_own_pool_are(
     assert finish(serving).code == 0
 
 
+def test_a_team_s_server_that_is_down_is_started_by_nobody_else(own: Instance) -> None:
+    flags = ("--listen", "127.0.0.1:0", "--self-signed")
+    serving = start(own, "updraft", "serve", *flags)
+    until(lambda: ask(own, "status")["running"], "the server")
+    serving.kill()
+    finish(serving)
+    line = (
+        f"the server of {own.state} serves other machines too and is down; start it: updraft serve "
+        "--listen 127.0.0.1:0 --self-signed (or systemctl start updraft-server, if that runs it)"
+    )
+    said, job = updraft(own, "runner", "list"), call(own, "urun", "true")
+
+    assert (said.error, said.code) == (f"updraft: {line}", 1)
+    assert (job.error, job.code) == (f"urun: {line}", 125)
+    assert own.processes() == []
+    assert "not running; start it: updraft serve --listen" in updraft(own, "status").out
+    alone = start(own, "updraft", "serve")
+    until(lambda: ask(own, "status")["running"], "the server")
+    alone.send_signal(signal.SIGINT)
+    finish(alone)
+    assert call(own, "urun", "-q", "true").code == 0  # it is one machine's again
+
+
+def test_a_configuration_for_a_team_starts_no_server_in_the_background(
+    own: Instance, tmp_path: Path
+) -> None:
+    config = tmp_path / "team.toml"
+    config.write_text('[server]\nlisten = "127.0.0.1:0"\ncertificate = "self-signed"\n')
+    own.environment["UPDRAFT_CONFIG"] = str(config)
+    said = updraft(own, "job", "list")
+
+    assert said.code == 1
+    assert "is down; start it: updraft serve (or systemctl" in said.error
+    assert own.processes() == []
+
+
 def test_serve_reads_the_configuration_it_is_given(own: Instance, tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
     config.write_text('[server]\noutput_quota = "64K"\n')

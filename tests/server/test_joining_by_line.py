@@ -161,6 +161,54 @@ def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
         end(joined)
 
 
+def test_a_runner_in_the_background_is_stopped_and_stays_so(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    updraft(own, "pool", "create", "gpu")
+    token = updraft(own, "runner", "token", "gpu").out
+    joined = Instance(tmp_path / "runner")
+    words = ("runner", "join", f"https://127.0.0.1:{port}", "--name", "node7", "--fingerprint")
+    certificate = (own.state / "server.crt").read_text()
+    pin = "sha256:" + sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+    assert call(joined, "updraft", *words, pin, data=token.encode()).code == 0
+    try:
+        until(lambda: ask(own, "runner", "show", "node7")["state"] == "ready", "the runner", 30)
+        (keeper,) = joined.processes("keeper")
+        (folder,) = (path.parent for path in joined.state.glob("runners/*/joined.json"))
+        again = updraft(joined, "runner", "run")
+        assert (again.error, again.code) == (
+            f"updraft: runner node7 runs already (pid {keeper}); end it: "
+            f"updraft runner stop --folder {folder}",
+            1,
+        )
+        job = submit(own, "-P", "gpu", "-C", "/", "--retries", "0", "sleep", "600")
+        wait_state(own, job, "RUNNING")
+        refused = updraft(joined, "runner", "stop")
+        assert (refused.error, refused.code) == (
+            "updraft: runner node7 has 1 task; let them end (on the server: updraft runner drain "
+            "node7), or end them with --cancel",
+            1,
+        )
+        said = updraft(joined, "runner", "stop", "--cancel")
+        assert said.error == (
+            "updraft: runner node7 was stopped; to start it again: updraft runner run"
+        )
+        until(lambda: not joined.processes(), "its processes to be gone", 30)
+        ended = wait_state(own, job, "FAILURE")
+        assert ended["reason"] == "its runner was stopped, and its processes were ended"
+        assert updraft(joined, "runner", "stop").error == "updraft: runner node7 is not running"
+        with subprocess.Popen(
+            joined.command("updraft", "runner", "run"), env=joined.environment
+        ) as process:
+            until(lambda: ask(own, "runner", "show", "node7")["state"] == "ready", "it again", 30)
+            process.terminate()
+            assert process.wait(30) == 0
+        assert joined.processes() == []
+    finally:
+        end(joined)
+
+
 @pytest.mark.root
 def test_owners_get_user_ids_of_the_range_that_the_machine_is_configured_with(
     server: tuple[Instance, int], tmp_path: Path

@@ -33,7 +33,8 @@ def _keys(value: str) -> bytes:
 def command(job_id: str, no_stdin: bool, detach_keys: bytes) -> int:
     """Take over a running job: its output from now on, its input, its signals, its exit code.
 
-    Another client that is attached is let go.  What the job wrote before: updraft logs.
+    Another client that is attached is let go.  What the job wrote before: updraft logs.  A job that
+    was submitted detached goes on when its terminal here is closed.
     """
     from updraft.cli.attached import Attached  # noqa: PLC0415 - not where there is no terminal
     from updraft.sdk.session import Session  # noqa: PLC0415
@@ -50,5 +51,6 @@ def command(job_id: str, no_stdin: bool, detach_keys: bytes) -> int:
     run = Attached(session, way, "updraft attach", tty=tty)
     if no_stdin or not (job.stdin or job.terminal):
         run.without_input()
-    run.detach_on(detach_keys if tty else b"")
+    if os.isatty(0) and not no_stdin:  # in a pipe, the same bytes are data
+        run.detach_on(detach_keys)
     return run.run()

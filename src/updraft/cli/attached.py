@@ -52,6 +52,7 @@ class Attached:
         self._quiet = quiet
         self._terminal = Terminal(0) if tty else None
         self._detach_keys = b""
+        self._lines: Terminal | None = None
         self._typed = b""
         self._stdin_open = True
         self._outputs = {frames.STDOUT: 1, frames.STDERR: 2}
@@ -66,6 +67,7 @@ class Attached:
         self._stop: dict[str, Any] | None = None
         self._continued = False
         self._hung_up = False
+        self._visits = session.from_now  # it took over a job that others may have submitted
         self._last_break = -RECONNECT_SECONDS
         self._break_began = 0.0
         self._told = ""
@@ -77,6 +79,8 @@ class Attached:
     def detach_on(self, keys: bytes) -> None:
         """Leave the job running when these keys are typed."""
         self._detach_keys = keys
+        if keys and self._terminal is None and os.isatty(0):
+            self._lines = Terminal(0)  # the job has none: ours is read by lines, for the keys too
 
     def run(self) -> int:
         """Run to the end and return the exit code."""
@@ -97,9 +101,13 @@ class Attached:
                         break
                     self._come_back(error)
         finally:
-            if self._terminal is not None:
-                self._terminal.restore()
+            self._restore_terminal()
         return 0 if self._detached else self._exit_code()
+
+    def _restore_terminal(self) -> None:
+        for terminal in (self._terminal, self._lines):
+            if terminal is not None:
+                terminal.restore()
 
     def _over(self) -> bool:
         return self._detached or self._session.is_complete()
@@ -107,15 +115,17 @@ class Attached:
     # -- one turn of the loop
 
     def _turn(self) -> None:
-        session = self._session
+        session, reading = self._session, self._stdin_open
         self._send_signals()
         poll = select.poll()
         fd = session.socket.fileno()
         poll.register(fd, select.POLLIN | (select.POLLOUT if session.wants_write else 0))
         poll.register(self._wake_read, select.POLLIN)
         wait_ms = 0 if session.has_more else None
-        if self._stdin_open and session.input_room:
+        if (self._stdin_open and session.input_room) or (self._lines and not self._stdin_open):
             if self._may_read():
+                if self._lines is not None:
+                    self._lines.end_lines_on(self._detach_keys, reads=self._stdin_open)
                 poll.register(0, select.POLLIN)
             else:
                 wait_ms = _FOREGROUND_LOOK_MS if wait_ms is None else wait_ms
@@ -128,12 +138,13 @@ class Attached:
             session.flush()
             for kind, stream, payload in session.receive():
                 self._handle(kind, stream, payload)
-        if 0 in ready:
+        if 0 in ready and reading == self._stdin_open:  # else the terminal is read otherwise now
             self._read_input()
 
     def _may_read(self) -> bool:
         # A background job must not touch the terminal: it would be stopped for it.
-        return self._terminal is None or self._terminal.foreground()
+        terminal = self._terminal or self._lines
+        return terminal is None or terminal.foreground()
 
     def _handle(self, kind: int, stream: int, payload: Any) -> None:
         if kind == frames.DATA:
@@ -198,7 +209,8 @@ class Attached:
 
     def _read_input(self) -> None:
         try:
-            data = os.read(0, min(_INPUT_BYTES, self._session.input_room))
+            room = self._session.input_room if self._stdin_open else _INPUT_BYTES
+            data = os.read(0, min(_INPUT_BYTES, room))
         except BlockingIOError:
             return
         except OSError:
@@ -207,8 +219,12 @@ class Attached:
             data = self._filter_detach_keys(data)
             if not data:
                 return
+        if not self._stdin_open:  # typed to nobody, but for the keys
+            if not data:
+                self._lines = None  # the terminal is gone
+            return
         if not data:
-            self._stdin_open = False
+            self._end_input()
             if self._terminal is not None and self._terminal.raw:
                 # A raw terminal has no end of input (Ctrl-D is a byte like others): it is gone.
                 self._signals.append(signal.SIGHUP)
@@ -219,7 +235,7 @@ class Attached:
         self._typed += data
         if self._detach_keys in self._typed:
             before = self._typed.split(self._detach_keys)[0]
-            if before:
+            if before and self._stdin_open:
                 self._session.give_input(before)
             self._session.send(frames.DETACH, {})
             self._detached = True
@@ -235,11 +251,16 @@ class Attached:
 
     def _close_input(self) -> None:
         """The command reads no more: who writes to us is to learn it."""
-        if self._stdin_open and self._terminal is None:
+        if self._stdin_open and self._terminal is None and self._lines is None:
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
             os.close(null)
+        self._end_input()
+
+    def _end_input(self) -> None:
         self._stdin_open = False
+        if self._lines is not None:
+            self._lines.restore()  # the next look sets it up for the keys alone
 
     # -- signals
 
@@ -274,10 +295,11 @@ class Attached:
                     self._session.send(frames.RESIZE, {"rows": rows, "columns": columns})
                 elif number == signal.SIGTSTP:
                     self._session.send(frames.SIGNAL, {"signal": int(number)})
+                    self._restore_terminal()
                     os.kill(os.getpid(), signal.SIGSTOP)
                 elif number == signal.SIGCONT and self._terminal is not None:
                     self._continue_on_terminal()
-                elif number == signal.SIGHUP and self._terminal is not None:
+                elif number == signal.SIGHUP and (self._terminal is not None or self._visits):
                     self._hang_up()
                 else:
                     self._session.send(frames.SIGNAL, {"signal": int(number)})
@@ -288,6 +310,10 @@ class Attached:
 
     def _hang_up(self) -> None:
         """Our terminal is gone: say so once, whether its signal or its end came first."""
+        if self._visits:
+            # The server hangs up a job that was submitted attached, and no other.
+            self._restore_terminal()
+            _die_of(signal.SIGHUP)
         if not self._hung_up:
             self._hung_up = True
             self._session.send(frames.SIGNAL, {"signal": int(signal.SIGHUP)})

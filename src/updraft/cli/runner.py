@@ -13,6 +13,7 @@ command = LazyGroup(
             "updraft.cli.runner_run:command",
             "run a runner that has joined, in the foreground",
         ),
+        "stop": ("updraft.cli.runner_stop:command", "stop a runner of this machine"),
         "token": ("updraft.cli.runner_token:command", "make a token that machines join with"),
         "tokens": ("updraft.cli.runner_tokens:command", "look at those tokens and revoke them"),
         "list": ("updraft.cli.runner_list:command", "list runners"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import updraft
-from updraft import errors, settings
+from updraft import bootstrap, errors, settings
 from updraft.cli import options
 from updraft.cli.output import json, table, text
 from updraft.wire import frames
@@ -61,7 +61,7 @@ def _pairs(
     if stands_by is not None:
         pairs += [("server", stands_by), ("runner", "-")]
     elif status is None:
-        pairs += [("server", "not running; the next urun starts it"), ("runner", "-")]
+        pairs += [("server", f"not running; {_start(folders)}"), ("runner", "-")]
     else:
         server, runner = status.server, status.runner
         since = text.clock(server.started)
@@ -81,3 +81,11 @@ def _pairs(
         pairs += [("gpu", f"{gpu.kind}, {text.size(gpu.memory_bytes)}") for gpu in runner.gpus]
         pairs.append(("jobs", f"{status.jobs.running} running, {status.jobs.in_queue} waiting"))
     return pairs + list(folders.paths().items())
+
+
+def _start(folders: settings.Folders) -> str:
+    try:
+        command = bootstrap.foreground_command(folders)
+    except errors.BadConfiguration as error:
+        return error.message
+    return f"start it: {command}" if command else "the next urun starts it"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from updraft import errors, settings
+from updraft import bootstrap, errors, settings
 from updraft.cli import exit_codes, options
 from updraft.cli.output import speech
 
@@ -34,8 +32,8 @@ def command(drain: bool, cancel: bool) -> int:
     mode: StopMode = "drain" if drain else "cancel" if cancel else "refuse"
     folders = settings.folders()
     # A runner without its server is about to start it again: that one is stopped.
-    with options.client(start=_held(_keeper_lock(folders))) as client:
-        if not client.running() and not _held(_keeper_lock(folders)):
+    with options.client(start=bootstrap.is_locked(_keeper_lock(folders))) as client:
+        if not client.running() and not bootstrap.is_locked(_keeper_lock(folders)):
             speech.say("the server is not running")
             return exit_codes.OK
         if drain:
@@ -45,7 +43,7 @@ def command(drain: bool, cancel: bool) -> int:
         client.stop(mode)
     until = time.monotonic() + _END_SECONDS
     for lock in (folders.server_lock, _keeper_lock(folders)):
-        while _held(lock):
+        while bootstrap.is_locked(lock):
             if time.monotonic() > until:
                 raise errors.Unavailable(
                     f"the server was told to stop but has not ended; see {folders.server_log}"
@@ -57,18 +55,3 @@ def command(drain: bool, cancel: bool) -> int:
 
 def _keeper_lock(folders: settings.Folders) -> str:
     return str(Path(folders.runner) / "keeper.lock")
-
-
-def _held(path: str) -> bool:
-    """Whether a process lives that holds this lock."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,11 @@ from updraft.configuration.schema import Runner
 from updraft.runner import joined
 from updraft.runner.agent import owners
 from updraft.runner.agent.capacity import find_capacity
+from updraft.runner.keeper.records import Records
+from updraft.wire.sockets import as_standard, connect_unix, peer_pid
+
+_STOP_SECONDS = 90.0
+_LOOK_SECONDS = 0.05
 
 
 def machine(name: str = "", serves: str = "") -> dict[str, Any]:
@@ -88,12 +96,53 @@ def only_folder() -> str:
     return str(found[0])
 
 
+def pid(folder: str) -> int | None:
+    """Return the process id of the keeper of what has joined from ``folder``; None: it has none."""
+    if not bootstrap.is_locked(os.path.join(folder, "keeper.lock")):
+        return None
+    try:
+        with as_standard(connect_unix(os.path.join(folder, "keeper.sock"))) as peer:
+            return peer_pid(peer)
+    except OSError:  # it is about to listen, or has ended
+        return None
+
+
+def tasks(folder: str) -> int:
+    """Return how many tasks the runner in ``folder`` has."""
+    records = Records(os.path.join(folder, "attempts")).load()
+    return sum(end is None for _, end in records.values())
+
+
+def stop(folder: str) -> None:
+    """Ask the keeper of a runner to end, with all that it runs, and wait until it has.
+
+    Raises ``errors.Unavailable`` when it does not.
+    """
+    lock = os.path.join(folder, "keeper.lock")
+    until = time.monotonic() + _STOP_SECONDS
+    while bootstrap.is_locked(lock):
+        keeper = pid(folder)
+        if keeper is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(keeper, signal.SIGTERM)
+        if time.monotonic() > until:
+            raise errors.Unavailable(
+                f"the runner was told to stop but has not ended; see {folder}/runner.log"
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
 def command_of(folder: str) -> list[str]:
     """Return the command line of the keeper of what has joined from ``folder``.
 
     Raises ``errors.NotFound`` and ``errors.BadConfiguration``.
     """
     folder = os.path.abspath(folder)
+    if (keeper := pid(folder)) is not None:
+        raise errors.Conflict(
+            f"runner {joined.load(folder).name} runs already (pid {keeper}); end it: "
+            f"updraft runner stop --folder {folder}"
+        )
     return command(folder, shared=joined.load(folder).shared)
 
 

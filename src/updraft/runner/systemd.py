@@ -66,12 +66,22 @@ def unit_of(folder: str, environment: Mapping[str, str]) -> str:
     )
 
 
+def unit_that_runs(folder: str, units: str = _UNITS) -> str:
+    """Return the unit that starts a runner whenever it ends; empty where none does."""
+    unit = _name_of(folder)
+    return unit if os.path.isdir(_RUNS) and Path(units, unit).exists() else ""
+
+
+def _name_of(folder: str) -> str:
+    return f"updraft-runner-{os.path.basename(folder)}.service"
+
+
 def install(folder: str, environment: Mapping[str, str], units: str = _UNITS) -> str:
     """Install a runner's unit, start it now and at every start of the machine; return its name.
 
     Raises ``errors.BadConfiguration`` with what systemctl said.
     """
-    unit = f"updraft-runner-{os.path.basename(folder)}.service"
+    unit = _name_of(folder)
     Path(units, unit).write_text(unit_of(folder, environment))
     _systemctl("daemon-reload")
     _systemctl("enable", "--now", unit)

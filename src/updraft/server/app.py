@@ -8,6 +8,7 @@ import fcntl
 import logging
 import math
 import os
+import shlex
 import signal
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from functools import partial
 
 from updraft import bootstrap, errors, settings
 from updraft.configuration import Configuration, reading
+from updraft.configuration.schema import SELF_SIGNED
 from updraft.providers import local
 from updraft.server.api.door import Doors
 from updraft.server.api.http import HttpApi
@@ -88,6 +90,8 @@ class Server:
             asyncio.get_running_loop().add_signal_handler(number, end)
         if ready_fd is not None:
             _tell_ready(ready_fd)
+        else:
+            self._say_how_it_is_served(others=configuration.server.listen is not None)
         log.info("serving at %s", self._folders.socket)
         if configuration.server.local_pool and configuration.server.listen is not None:
             log.warning(
@@ -158,6 +162,21 @@ class Server:
         self._folders.keep_data_in(configuration.server.data)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
         return configuration
+
+    def _say_how_it_is_served(self, *, others: bool) -> None:
+        """Keep the command that serves others from here: nobody is to start another server then."""
+        if not others:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._folders.served_by)
+            return
+        words = ["updraft", "serve"]
+        if config := settings.own_places().get("UPDRAFT_CONFIG"):
+            words += ["--config", config]
+        for name, value in (self._overrides or {}).items():
+            flag = f"--{name.rpartition('.')[2]}"
+            words += [f"--{SELF_SIGNED}"] if value == SELF_SIGNED else [flag, value]
+        with open(self._folders.served_by, "w") as file:
+            file.write(shlex.join(words))
 
     def _take_lock(self, lock_fd: int | None) -> bool:
         """Become the one server of these folders; False when another is, and serves.

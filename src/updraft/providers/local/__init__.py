@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sys
 from pathlib import Path
 
@@ -24,14 +22,4 @@ def launch_runner(folders: settings.Folders) -> None:
 
 def is_running(folders: settings.Folders) -> bool:
     """Whether a runner lives: its keeper holds a lock."""
-    try:
-        lock = os.open(Path(folders.runner, "keeper.lock"), os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    return bootstrap.is_locked(str(Path(folders.runner, "keeper.lock")))

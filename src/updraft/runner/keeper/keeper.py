@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _MAX_WAIT_SECONDS = 3600.0  # epoll takes no more than 24 days
 _KILL_AGAIN_SECONDS = 0.05
+_LAST_WORDS_SECONDS = 5.0
+"""For the agent to carry the last ends to the server, once this keeper was asked to end."""
 
 
 class Keeper:
@@ -64,6 +66,10 @@ class Keeper:
         self._connection: AgentConnection | None = None
         self._spare: int | None = None  # a descriptor for an agent, when tasks have all others
         self._leaving = False
+        self._asked_to_end = False
+        self._silent_at: float | None = (
+            None  # what was not carried to the server by then, is told later
+        )
         self._status: int | None = None  # to exit with, when nobody asks for the ends any more
         self.again = False
         """Whether it leaves for a keeper of the release that is installed now."""
@@ -83,8 +89,13 @@ class Keeper:
         wake_read, wake_write = processes.wake_pipe()
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask_to_end)
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: self._reap(wake_read))
         while not (self._leaving and self._may_leave()):
+            if self._asked_to_end and self._silent_at is None:
+                self._silent_at = time.monotonic() + _LAST_WORDS_SECONDS
+                self._leave(cancel=True)
             self._tick()
             if self._connection is not None:
                 self._connection.flush()
@@ -98,8 +109,14 @@ class Keeper:
         if self._status is not None:
             for attempt in [*self._tasks, *self._ended]:
                 self._forget(attempt)
+        if self._silent_at is not None and self._agent.pid is not None:
+            # It would take us for one that was killed, and start another.
+            processes.signal_all([self._agent.pid], signal.SIGKILL)
         self._slots.close()
         return self._status or 0
+
+    def _ask_to_end(self, *_: object) -> None:
+        self._asked_to_end = True
 
     def _may_leave(self) -> bool:
         """Whether every end is stored; or recorded for the next keeper, with nobody left who would
@@ -107,7 +124,10 @@ class Keeper:
         """
         if self._status is not None:  # nobody asks for the ends any more
             return all(task.end is not None for task in self._tasks.values())
-        return not self._tasks or (self._connection is None and self._all_ends_are_recorded())
+        silent = self._silent_at is not None and time.monotonic() >= self._silent_at
+        return not self._tasks or (
+            (self._connection is None or silent) and self._all_ends_are_recorded()
+        )
 
     def _all_ends_are_recorded(self) -> bool:
         return all(
@@ -316,6 +336,8 @@ class Keeper:
     def ended(self, task: Task) -> None:
         """A task came to its end: its processes are gone and its output is stored."""
         assert task.end is not None  # noqa: S101 - an ended task has an end
+        if self._silent_at is not None and task.end.get("why") == "stop":
+            task.end["lost"] = "its runner was stopped"  # and so may be tried again elsewhere
         if task.slot is not None and "beside" not in task.spec:
             # What one beside a task used, or lost for want of memory, counts as that task's.
             task.end.update(task.slot.usage())
@@ -352,7 +374,8 @@ class Keeper:
 
     def _wait_seconds(self) -> float | None:
         due = [at for task in self._tasks.values() if (at := task.next_tick()) is not None]
-        ours = (self._agent.due, self._kill_again_at, self._leaders.fork_at)
+        silent = self._silent_at if self._all_ends_are_recorded() else None
+        ours = (self._agent.due, self._kill_again_at, self._leaders.fork_at, silent)
         due += [at for at in ours if at is not None]
         if self._slots.again_at is not None and not self._busy():
             due.append(self._slots.again_at)
