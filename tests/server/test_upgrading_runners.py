@@ -71,6 +71,7 @@ def release_of(own: Instance, name: str) -> str:
     return str(ask(own, "runner", "show", name)["release"])
 
 
+@pytest.mark.timeout(300)  # wheels are built, downloaded and installed
 def test_runners_are_upgraded_under_their_tasks_or_stay_as_they_were(tmp_path: Path) -> None:
     release, other = OwnRelease(tmp_path / "release"), Release(tmp_path / "other-release")
     home, shared = tmp_path / "machine", Instance(tmp_path / "other", other.commands)
