@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.cli.calling import (
     updraft,
     wait_state,
 )
+from tests.server.https import self_signed
 from tests.waiting import until
 from updraft import settings
 from updraft.cli import findings
@@ -292,6 +294,62 @@ def test_serve_refuses_a_bad_configuration_in_one_line(
     assert said.code == 1
     assert str(config) in said.error
     assert names in said.error
+    assert own.processes() == []
+
+
+TLS = 'listen = "127.0.0.1:0"\ncertificate = "{folder}/tls.crt"\nkey = "{folder}/tls.key"\n'
+OTHER = TLS.replace("tls.key", "other/tls.key")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[server]\nlisten = "127.0.0.1:{port}"\n', "cannot listen on 127.0.0.1:{port}: "),
+        (
+            '[server]\nlisten = "192.0.2.7:7443"\ncertificate = "self-signed"\n',
+            "cannot listen on 192.0.2.7:7443: ",
+        ),
+        (
+            f"[server]\n{TLS.replace('tls.crt', 'gone')}",
+            "cannot read the certificate {folder}/gone",
+        ),
+        (f"[server]\n{TLS.replace('tls.key', 'gone')}", "cannot read the key {folder}/gone"),
+        (f"[server]\n{OTHER}", "and to belong together"),
+        (
+            '[telemetry]\nmetrics_token_file = "{folder}/gone"\n',
+            "cannot read the secret in {folder}/gone: No such file or directory",
+        ),
+        ('[backup]\nfolder = "/proc/backups"\n', "backup.folder: cannot make /proc/backups: "),
+        (
+            '[server]\ndatabase = "postgresql://anna@127.0.0.1:{closed}/updraft"\n',
+            "cannot use the database updraft at 127.0.0.1: connection ",
+        ),
+    ],
+)
+def test_serve_says_in_one_line_what_it_cannot_use(
+    own: Instance, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        key, certificate, _ = self_signed(folder)
+        key.rename(folder / "tls.key")
+        certificate.rename(folder / "tls.crt")
+    config = tmp_path / "mine.toml"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.create_server(("127.0.0.1", 0)) as free,
+    ):
+        closed = free.getsockname()[1]
+        free.close()
+        names = {"port": taken.getsockname()[1], "folder": tmp_path, "closed": closed}
+        config.write_text(text.format(**names))
+        result = call(own, "updraft", "serve", "--config", str(config))
+
+    *before, line = result.err.splitlines()
+    assert " ERROR cannot serve: " in line
+    assert said.format(**names) in line
+    assert all("certificate fingerprint" in each for each in before), before
+    assert result.code == 1
     assert own.processes() == []
 
 

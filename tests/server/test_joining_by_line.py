@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.calling import Said, ask, call, submit, updraft, wait_state
+from tests.cli.calling import Said, ask, call, finish, start, submit, updraft, wait_state
 from tests.waiting import until, wait_gone
 from updraft import errors
 from updraft.runner.agent import owners
@@ -205,6 +205,42 @@ def test_a_runner_in_the_background_is_stopped_and_stays_so(
             process.terminate()
             assert process.wait(30) == 0
         assert joined.processes() == []
+    finally:
+        end(joined)
+
+
+def test_a_container_that_is_started_again_goes_on_as_its_runner(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    updraft(own, "pool", "create", "gpu")
+    joined = Instance(tmp_path / "runner")
+    joined.environment["UPDRAFT_JOIN_TOKEN"] = updraft(
+        own, "runner", "token", "gpu", "--uses", "1"
+    ).out.strip()
+    certificate = (own.state / "server.crt").read_text()
+    pin = "sha256:" + sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+    words = ("runner", "join", f"https://127.0.0.1:{port}", "--foreground", "--fingerprint", pin)
+
+    def state() -> str:
+        (runner,) = ask(own, "runner", "list")
+        return str(runner["state"])
+
+    try:
+        first = start(joined, "updraft", *words)
+        assert first.stderr is not None
+        name = first.stderr.readline().split()[5].decode()
+        until(lambda: state() == "ready", "the runner", 30)
+        first.terminate()
+        assert finish(first).code == 0
+        until(lambda: state() == "away", "the server to notice", 30)
+        again = start(joined, "updraft", *words)
+        assert again.stderr is not None
+        said = again.stderr.readline().decode()
+        assert said == f"updraft: this machine goes on as runner {name} of pool gpu\n"
+        until(lambda: state() == "ready", "the runner again", 30)
+        again.terminate()
+        assert finish(again).code == 0
     finally:
         end(joined)
 

@@ -10,7 +10,7 @@ import click
 from updraft import errors, settings
 from updraft.cli import passwords
 from updraft.cli.output import speech
-from updraft.runner import joining, systemd
+from updraft.runner import joined, joining, systemd
 from updraft.runner.joined import Joined
 from updraft.sdk import targets
 from updraft.sdk.joining import join
@@ -33,10 +33,20 @@ def command(
     All users of a machine can read a command's arguments.  So leave TOKEN out: it is taken from
     UPDRAFT_JOIN_TOKEN then, else read from standard input, or asked for.  Root's runner becomes a
     unit of systemd, where that runs; else it is started in the background.
+
+    With --foreground, one that has joined URL from here already goes on as that runner, and needs
+    no token: a container that is started again runs the same command.
     """
     url = targets.url_of(*targets.parse_url(url))
     fingerprint = fingerprint and targets.parse_fingerprint(fingerprint)
-    secret = (token or settings.take_join_token() or _read_token()).strip()
+    token = token or settings.take_join_token()
+    if foreground and (before := joining.folder_of(url, name)):
+        joining.pin(before, fingerprint)
+        keeper = joining.command_of(before)
+        place = joined.load(before)
+        speech.say(f"this machine goes on as runner {place.name} of pool {place.pool}")
+        os.execv(keeper[0], keeper)
+    secret = (token or _read_token()).strip()
     if not secret:
         raise errors.BadRequest("a join token is needed; make one: updraft runner token POOL")
     machine = joining.machine(name, serves)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -81,6 +82,23 @@ def _check_owners(folder: str, configured: Runner) -> None:
     """
     owners.check_range(*configured.uid_range)
     owners.Owners(Path(folder), owners.Policy(configured.users), *configured.uid_range)
+
+
+def folder_of(url: str, name: str) -> str:
+    """Return the folder of the runner that has joined ``url`` from here; empty where none has.
+
+    ``name``: its name, else the only one of that server's.
+    """
+    found = [str(path.parent) for path in Path(settings.runners_folder()).glob("*/joined.json")]
+    of_url = [(each, joined.load(each)) for each in found]
+    fit = [each for each, place in of_url if place.url == url and (not name or place.name == name)]
+    return fit[0] if len(fit) == 1 else ""
+
+
+def pin(folder: str, fingerprint: str) -> None:
+    """Know the server of a joined runner by another certificate from now on, if one is given."""
+    if fingerprint:
+        joined.save(folder, dataclasses.replace(joined.load(folder), fingerprint=fingerprint))
 
 
 def only_folder() -> str:

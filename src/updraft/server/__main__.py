@@ -32,9 +32,12 @@ def main(arguments: list[str]) -> int:
 
         lock = uvloop.run(Server(settings.folders(), overrides).run(ready, lock))
     except (errors.UpdraftError, OSError, ImportError) as error:
-        logging.getLogger("updraft.server").exception("cannot serve")
+        log = logging.getLogger("updraft.server")
         if isinstance(error, OSError):
             error = bootstrap.unusable(settings.folders().state, error)
+        # What a person can mend is one line; only an installation that is broken shows where.
+        trace = isinstance(error, ImportError)
+        log.error("cannot serve: %s", error, exc_info=trace)  # noqa: TRY400 - mostly no trace
         if ready is not None:
             try:
                 os.write(ready, f"{error}\n".encode(errors="backslashreplace"))

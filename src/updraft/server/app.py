@@ -161,6 +161,13 @@ class Server:
             os.unlink(self._folders.stopped)
         self._folders.keep_data_in(configuration.server.data)
         os.makedirs(self._folders.logs, mode=0o700, exist_ok=True)
+        if folder := configuration.backup.folder:
+            try:
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise errors.BadConfiguration(
+                    f"backup.folder: cannot make {folder}: {error.strerror}"
+                ) from error
         return configuration
 
     def _say_how_it_is_served(self, *, others: bool) -> None:

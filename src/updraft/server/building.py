@@ -45,6 +45,9 @@ async def build(
 
     ``leadership``: of a shared database, which is then the one that is used.
     """
+    # Files first: a mistake in their names is told before anything is open.
+    telemetry = configuration.telemetry
+    metrics_token, oidc = reading.secret(telemetry.metrics_token_file), _oidc(configuration)
     if leadership is None:
         database = Database(sqlite_url(folders.database))
         await asyncio.to_thread(schema.upgrade, database.engine)
@@ -66,22 +69,19 @@ async def build(
     await execution.load()
     fleet = Fleet(database, execution, configured_pools(configuration))
     await fleet.load()
-    access = Access(
-        database, session_limits(configuration), _oidc(configuration), _limits(configuration)
-    )
+    access = Access(database, session_limits(configuration), oidc, _limits(configuration))
     await access.load()
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
     access.strangers = Strangers(configuration.server.requests_per_second)
     access.admission.stored = execution.live.stored
     instance = Instance(folders, execution, configuration.server)
-    telemetry = configuration.telemetry
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
     operations = Operations(execution, database, instance, traces=traces)
     execution.reports.launched = operations.measures.launched
     execution.relay.passed = operations.measures.relay
-    if token := reading.secret(telemetry.metrics_token_file):
-        operations.open_metrics(token)
+    if metrics_token:
+        operations.open_metrics(metrics_token)
     jobs = Jobs(database, execution)
     return Parts(database, keys, execution, jobs, fleet, instance, access, operations)
 

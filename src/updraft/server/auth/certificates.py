@@ -29,6 +29,13 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    for what, file in (("certificate", certificate), ("key", key)):
+        try:
+            Path(file).open("rb").close()
+        except OSError as error:
+            raise errors.BadConfiguration(
+                f"cannot read the {what} {file}: {error.strerror}; check server.{what}"
+            ) from error
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:

@@ -69,6 +69,7 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     root.setLevel(LEVELS[level])
     for library in ("httpx", "httpcore"):  # they tell whole URLs, which may be secret
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells each plugin that it loads
 
 
 def without_credentials(text: str) -> str:
