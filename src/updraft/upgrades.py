@@ -19,9 +19,12 @@ log = logging.getLogger("updraft.upgrade")
 _LOOK_SECONDS = 1.0
 
 
-async def wait_for_upgrade(modules: str) -> None:
-    """Return when another release lies on the disk, of which these ``modules`` can be imported."""
-    own = settings.installed_release()
+async def wait_for_upgrade(modules: str, own: str = "") -> None:
+    """Return when another release lies on the disk, of which these ``modules`` can be imported.
+
+    ``own``: the release that runs, if it was looked up earlier.
+    """
+    own = own or settings.installed_release()
     refused = own
     while True:
         await asyncio.sleep(_LOOK_SECONDS)

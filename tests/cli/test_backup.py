@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests import postgresql
 from tests.cli.calling import ask, call, ended, submit, updraft, wait_state
@@ -22,6 +23,7 @@ from updraft.configuration import Configuration
 from updraft.configuration.schema import Backup
 from updraft.server.loops.backups import back_up_if_due
 from updraft.server.services import backups
+from updraft.store.postgresql import make_engine
 from updraft.testing.instance import Instance, instance
 
 
@@ -321,6 +323,22 @@ def test_a_postgresql_database_that_cannot_be_kept_is_not_replaced(
     with pytest.raises(errors.Conflict, match=r"cannot be kept .*; restore into an empty one"):
         backups.restore(folders, other, file, force=True)
     assert backups._psql(other, "SELECT count(of_somebody_else) FROM jobs") == "0"
+
+
+@needs_postgres
+def test_the_password_may_be_in_a_file_that_the_url_names(
+    cluster: postgresql.Cluster, folders: settings.Folders, tmp_path: Path
+) -> None:
+    database = cluster.url(cluster.make_database())
+    fill(database)
+    passfile = tmp_path / "pgpass"
+    passfile.touch(mode=0o600)
+    passfile.write_text(f"*:*:*:*:{postgresql.PASSWORD}\n")
+    without = database.replace(f":{postgresql.PASSWORD}@", "@") + f"?passfile={passfile}"
+    Path(folders.state).mkdir(mode=0o700)
+    assert backups.make(folders, without, tmp_path / "pg.tar.gz").jobs == 2
+    with make_engine(without, 0).connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 2
 
 
 @needs_postgres

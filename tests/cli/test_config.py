@@ -40,6 +40,21 @@ def test_check_has_a_line_for_each_mistake_and_exits_with_1(file: Path) -> None:
     assert said.code == 1
 
 
+def test_check_names_mistakes_of_all_kinds_at_once(file: Path) -> None:
+    file.write_text(
+        "[server]\nmax_body = 'x'\n"
+        "[sign_in.oidc]\nissuer = 'https://id.example.com'\nclient_secret_file = 'gone'\n"
+        "[notifications.ci]\nsecret_file = 'gone too'\n"
+    )
+    said = run("updraft", "config", "check", "--config", str(file))
+    keys = [line.removeprefix(f"FAIL  {file}: ").split(": ")[0] for line in said.out.splitlines()]
+    assert keys == [
+        "server.max_body", "sign_in.oidc.client_id", "notifications.ci.url",
+        "sign_in.oidc.client_secret_file", "notifications.ci.secret_file",
+    ]  # fmt: skip
+    assert said.code == 1
+
+
 def test_check_tells_what_is_no_toml(file: Path) -> None:
     file.write_text("[server")
     said = run("updraft", "config", "check", "--config", str(file))

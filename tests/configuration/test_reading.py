@@ -266,6 +266,32 @@ def test_all_mistakes_are_found_and_the_first_is_what_stops(tmp_path: Path) -> N
     assert "\n" not in caught.value.message
 
 
+def test_what_keys_demand_of_each_other_is_told_beside_wrong_values(tmp_path: Path) -> None:
+    text = (
+        "[server]\nretention = 'x'\n[sign_in.oidc]\nissuer = 'https://id.example.com'\n"
+        "[notifications.ci]\nevents = 3\n"
+    )
+    found = "\n".join(problems(tmp_path, text))
+    for key in ("server.retention", "sign_in.oidc.client_id", "notifications.ci.events",
+                "notifications.ci.url"):  # fmt: skip
+        assert f"{key}: " in found
+    assert len(found.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("[server]\nlost_after = '20s'\nsuspect_after = 'x'\n", "server.suspect_after"),
+        ("[server]\nkey = 'k'\ncertificate = 3\nlisten = ':1'\n", "server.certificate"),
+        ("[server]\nkey = 'k'\ncertificate = 'c'\nlisten = 'x'\n", "server.listen"),
+        ("[notifications.ci]\nkind = 'x'\nsmtp = 'mail:25'\n", "notifications.ci.kind"),
+    ],
+)
+def test_what_follows_from_a_wrong_value_is_not_told(tmp_path: Path, text: str, wrong: str) -> None:
+    (line,) = problems(tmp_path, text)
+    assert f"{wrong}: " in line
+
+
 @pytest.mark.parametrize(
     "text", ["[server", "x = " + "9" * 5000, "x = " + "[" * 5000, "x = 1\nx = 2", 'x = "\\q"']
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import updraft
+from tests import postgresql
 from tests.cli.calling import served
 from tests.lifecycle.looking import another, client, kept, one_line, only, wait_state
 from tests.small_disk import fill, make_room, small_disk
@@ -106,6 +107,29 @@ def test_a_server_in_the_foreground_becomes_the_new_release_in_the_same_process(
         server.terminate()
         assert server.wait(timeout=30) == 0
         assert own.run("updraft", "stop").returncode == 0
+
+
+@pytest.mark.postgresql
+def test_a_server_that_stands_by_becomes_the_new_release_and_goes_on_standing_by(
+    release: Release, make_instance: Callable[..., Instance], tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    one, two = make_instance(tmp_path / "one"), make_instance(tmp_path / "two", release.commands)
+    with postgresql.cluster() as cluster:
+        text = (
+            f'[server]\nlocal_pool = false\ndata = "{tmp_path / "data"}"\n'
+            f'database = "{cluster.url(cluster.make_database())}"\n'
+        )
+        with served(one, text) as leader, served(two, text, "standing by") as standby:
+            log = two.home / "log"
+            release.upgrade()
+            until(lambda: log.read_text().count("standing by: another") == 2, "it to stand by", 30)
+            assert standby.poll() is None
+            leader.terminate()
+            leader.wait()
+            until(lambda: versions(two)[0] == "9.9.9", "it to take over", 30)
+            standby.terminate()
+            assert standby.wait(timeout=30) == 0
 
 
 def test_an_upgrade_that_does_not_work_replaces_nothing(

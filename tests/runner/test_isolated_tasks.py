@@ -236,6 +236,30 @@ def test_a_home_that_is_not_the_owners_is_replaced(
     assert said == [f"{home} u u /bin/zsh /tmp"]
 
 
+def test_its_user_has_a_name_here_and_nowhere_else(
+    keeper: KeeperProcess, agent: BareAgent, workspace: Path
+) -> None:
+    before = [Path(path).read_bytes() for path in ("/etc/passwd", "/etc/group")]
+    ask = (
+        "id -un; id -gn; getent passwd $(id -u); getent group $(id -g); getent passwd 0; "
+        "echo x >> /etc/passwd; rm -f /etc/group; umount /etc/passwd"
+    )
+    for _ in range(2):
+        said = run(keeper, agent, ask)
+        assert said[:5] == [
+            f"user{ALICE}", f"user{ALICE}",
+            f"user{ALICE}:x:{ALICE}:{ALICE}::{workspace}:/bin/sh", f"user{ALICE}:x:{ALICE}:",
+            subprocess.run(["getent", "passwd", "0"], capture_output=True, text=True, check=True)
+            .stdout.strip(),
+        ]  # fmt: skip
+        assert len(said) == 8, "each attempt to change them fails"
+        said = run(keeper, agent, "id -un", isolation=mine(keeper, user=b"a:b"))
+        assert f"user{ALICE}" not in said
+    assert [Path(path).read_bytes() for path in ("/etc/passwd", "/etc/group")] == before
+    private = keeper.folder / "private"
+    until(lambda: list(private.iterdir()) == [], "the tasks' folders to go")
+
+
 def test_limits_stay_below_the_runners_own_and_nobody_is_nicer_to_himself(
     keeper: KeeperProcess, agent: BareAgent
 ) -> None:

@@ -238,7 +238,7 @@ def test_a_folder_that_no_other_user_can_reach_is_refused(open_folder: Path) -> 
     Owners(open_folder / "runner")
     closed = open_folder / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(errors.BadConfiguration, match="put the runner's folder elsewhere"):
+    with pytest.raises(errors.BadConfiguration, match="UPDRAFT_HOME=/var/lib/updraft-runner"):
         Owners(closed / "state/runner")
 
 

@@ -27,7 +27,7 @@ def command(config: str | None, as_json: bool) -> int:
     try:
         found = reading.read(folders)
         given = len(found.origins)
-        problems = list(found.problems) or reading.unreadable_files(found)
+        problems = [*found.problems, *reading.unreadable_files(found)]
     except errors.BadConfiguration as error:
         problems = [error.message]
     if as_json:

@@ -51,7 +51,8 @@ def client(*, start: bool = True, project: str | None = None) -> Client:
     from updraft.sdk.ways import find_way  # noqa: PLC0415
 
     way = find_way(speech.say, start=start)
-    return Client(way, start=start, project=project)
+    say = speech.say if sys.stderr.isatty() else None
+    return Client(way, start=start, project=project, say=say)
 
 
 def _complete_jobs(

@@ -15,7 +15,11 @@ from updraft.configuration.schema import SELF_SIGNED
 
 @click.command
 @options.config_file
-@click.option("--listen", metavar="HOST:PORT", help="Serve other machines, at this address.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Serve other machines, or on loopback a proxy.",
+)
 @click.option("--certificate", metavar="FILE", help="TLS certificate with its chain, as PEM.")
 @click.option("--key", metavar="FILE", help="Private key of the certificate, as PEM.")
 @click.option(

@@ -74,8 +74,12 @@ def read(folders: Folders, overrides: Mapping[str, Any] | None = None) -> Readin
         found.value(tuple(path), last, value)
     configuration = found.build(Configuration, ())
     given = found.origins.keys()
-    if not found.problems:
-        found.problems.extend(rules.problems(configuration))
+    wrong = {name for name, _ in found.problems}
+    found.problems.extend(
+        (name, said)
+        for name, said in rules.problems(configuration)
+        if not any(_is_about(each, name, said) for each in wrong if each)
+    )
     if not found.problems:
         machine = os.uname().nodename
         configuration = rules.completed(configuration, given, folders.state, machine)
@@ -85,6 +89,12 @@ def read(folders: Folders, overrides: Mapping[str, Any] | None = None) -> Readin
         for name, said in found.problems
     )
     return Reading(file, configuration, MappingProxyType(found.origins), problems)
+
+
+def _is_about(wrong: str, name: str, said: str) -> bool:
+    """Whether a problem between keys is about a key whose own value is wrong and not used."""
+    kind = wrong.endswith(".kind") and name.startswith(wrong.removesuffix("kind"))
+    return name == wrong or wrong in said or kind
 
 
 def secret(file: str) -> str:

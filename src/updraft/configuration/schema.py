@@ -53,7 +53,8 @@ class Server:
     listen: Address | None = setting(
         ADDRESS,
         "",
-        "where other machines reach the server; empty: the owner's unix socket only",
+        "where other machines reach the server; on loopback without a certificate: for a proxy "
+        "here that does TLS; empty: the owner's unix socket only",
     )
     certificate: str = setting(
         PATH,

@@ -26,6 +26,7 @@ from updraft.wire import frames, schemas
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 RECONNECT_SECONDS = 30.0
 _STOPPED_SECONDS = 1.0
+_SAID_SECONDS = 1.0
+"""A server that is only started again is back before that, and not worth a word."""
 _WAIT_SECONDS = 30.0
 _PAGE = 200
 _PATIENCE_SECONDS = 30.0
@@ -70,13 +73,20 @@ class Client:
     """One user at one server.  Every method raises ``errors.UpdraftError``."""
 
     def __init__(
-        self, way: Way | None = None, *, start: bool = True, project: str | None = None
+        self,
+        way: Way | None = None,
+        *,
+        start: bool = True,
+        project: str | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         """``way``: to the server, by default the one that this environment's commands are for.
 
         ``start``: a server of this machine that is not there is started.  ``project``: which one
-        requests are about; None: the way's, or the caller's own.
+        requests are about; None: the way's, or the caller's own.  ``say`` tells a person,
+        once, that the server is waited for.
         """
+        self._say = say
         self._way = way or find_way(start=start)
         self._start = start
         self._broke_at: float | None = None
@@ -307,6 +317,11 @@ class Client:
         waited = now - self._broke_at
         if waited > _STOPPED_SECONDS and self._way.stopped():
             raise errors.ServerLost("the server was stopped") from error
+        if self._say is not None and (isinstance(error, errors.NotReady) or waited > _SAID_SECONDS):
+            away = not isinstance(error, errors.NotReady)
+            why = "the server went away" if away else str(error).removesuffix("; try again")
+            self._say(f"{why}; trying again for {RECONNECT_SECONDS:.0f} s")
+            self._say = None
         if waited > RECONNECT_SECONDS:
             if isinstance(error, errors.NotReady):
                 raise error

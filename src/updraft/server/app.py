@@ -53,6 +53,7 @@ class Server:
         self._overrides = overrides
         self._lock = -1
         self._started = time.monotonic()
+        self._release = settings.installed_release()
 
     async def run(self, ready_fd: int | None, lock_fd: int | None = None) -> int | None:
         """Serve until told to stop.  Raises ``errors.UpdraftError`` when it cannot start.
@@ -73,9 +74,13 @@ class Server:
         if configuration.server.database:
             from updraft.server.standby import lead  # noqa: PLC0415 - only of a shared database
 
-            leadership = await lead(self._folders, configuration.server)
-            if leadership is None:
-                return None  # told to stop while it stood by
+            # Who takes over later with files of two releases would be neither.
+            upgrade = asyncio.create_task(wait_for_upgrade(_MODULES, self._release), name="upgrade")
+            leadership = await lead(self._folders, configuration.server, upgrade)
+            upgraded = upgrade.done()
+            upgrade.cancel()
+            if leadership is None:  # that, or told to stop while it stood by
+                return self._lock if upgraded and ready_fd is None else None
         parts = await build(self._folders, configuration, leadership)
         http = HttpApi(parts)
         doors = make_doors(parts, http, configuration)
@@ -128,7 +133,7 @@ class Server:
         beats = operations.beats
         leases = Leases(parts.execution, configured.suspect_after, configured.lost_after, beats)
         loops: dict[str, Loop] = {
-            "upgrade": partial(_restart_on_upgrade, parts.instance),
+            "upgrade": partial(_restart_on_upgrade, parts.instance, self._release),
             "retention": partial(
                 keep_output_bounded,
                 parts.database,
@@ -263,12 +268,12 @@ def _tell_ready(fd: int) -> None:
     os.close(fd)
 
 
-async def _restart_on_upgrade(instance: Instance) -> None:
+async def _restart_on_upgrade(instance: Instance, own: str) -> None:
     """Make way for a new release.
 
     Whoever misses a server in the background starts it again; one in the foreground becomes it.
     """
-    await wait_for_upgrade(_MODULES)
+    await wait_for_upgrade(_MODULES, own)
     instance.upgraded = True
     instance.stop_requested.set()
 

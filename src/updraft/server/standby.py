@@ -32,8 +32,12 @@ _REQUEST_SECONDS = 10.0
 _MAX_CONNECTIONS = 512
 
 
-async def lead(folders: settings.Folders, configured: Configured) -> Leadership | None:
+async def lead(
+    folders: settings.Folders, configured: Configured, upgrade: asyncio.Task[None]
+) -> Leadership | None:
     """Return once this server may lead; None when it was told to stop before that.
+
+    So it is, too, when ``upgrade`` returns.
 
     Raises ``errors.Unavailable`` when the database cannot be used.
     """
@@ -41,6 +45,7 @@ async def lead(folders: settings.Folders, configured: Configured) -> Leadership 
     loop = asyncio.get_running_loop()
     standby = _Standby(folders, configured, lambda: waiting.cancel())
     waiting = asyncio.create_task(leadership.take(standby.tell), name="stand by")
+    upgrade.add_done_callback(lambda done: done.cancelled() or waiting.cancel())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, waiting.cancel)
     try:

@@ -91,7 +91,7 @@ class Owners:
         if (closed := _closed_above(folder)) is not None:
             raise errors.BadConfiguration(
                 f"workspaces in {folder} cannot be entered, since {closed} is closed to other "
-                "users; put the runner's folder elsewhere, as in /var/lib/updraft"
+                "users; put the runner's folder elsewhere: UPDRAFT_HOME=/var/lib/updraft-runner"
             )
         self._folder = folder
         self._policy = policy

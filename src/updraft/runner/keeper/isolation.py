@@ -196,6 +196,7 @@ class View:
             "/tmp": os.open(os.path.join(private, "tmp"), flags),  # noqa: S108
             "/var/tmp": os.open(os.path.join(private, "var-tmp"), flags),  # noqa: S108
         }
+        _name_owner(private, isolation)
         for path in (*_ALWAYS_HIDDEN, *map(os.fsdecode, isolation["hidden"])):
             _cover(path)
         real = {os.path.realpath(path): fd for path, fd in reversed(folders.items())}
@@ -212,6 +213,37 @@ class View:
             self._add(name)
         for fd in (kept, self._devices, *folders.values()):
             os.close(fd)
+
+
+def _name_owner(private: str, isolation: dict[str, Any]) -> None:
+    """Put files of users and groups that have the owner's, too, over the machine's.
+
+    ``id``, shells and Python's ``getpass`` fail for a user id without a name.  The copies are made
+    in ``private``, which is root's.  An owner with an account has a name already.
+    """
+    user, uid, gid = isolation["user"], isolation["uid"], isolation["gid"]
+    home = isolation["home"] or isolation["workspace"]
+    shell = isolation.get("shell") or b"/bin/sh"
+    if not user or any(sign in field for field in (user, home, shell) for sign in (b":", b"\n")):
+        return
+    lines = {
+        "/etc/passwd": (uid, b"%b:x:%d:%d::%b:%b\n" % (user, uid, gid, home, shell)),
+        "/etc/group": (gid, b"%b:x:%d:\n" % (user, gid)),
+    }
+    for path, (number, line) in lines.items():
+        try:
+            with open(path, "rb") as file:
+                there = file.read()
+        except OSError:
+            continue
+        if any(each.split(b":")[2:3] == [b"%d" % number] for each in there.splitlines()):
+            continue
+        copy = os.path.join(private, os.path.basename(path))
+        with open(copy, "xb") as written:  # mode 0644, by the mask
+            written.write(there if there.endswith(b"\n") or not there else there + b"\n")
+            written.write(line)
+        _mount(copy, path, flags=_BIND)
+        os.unlink(copy)  # it stays for as long as the mount
 
 
 def _is_at(path: str, fd: int) -> bool:
