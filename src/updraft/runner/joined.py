@@ -30,6 +30,11 @@ class Joined:
         return f"Joined({self.name!r} of {self.url!r})"
 
     @property
+    def credential_id(self) -> str:
+        """What its token is known by; no secret."""
+        return self.token.split("_")[-2] if self.token.count("_") else ""
+
+    @property
     def host(self) -> str:
         """The server's host."""
         return urlsplit(self.url).hostname or ""
