@@ -96,6 +96,8 @@ class Attached:
                     if self._over():
                         break
                     self._come_back(error)
+        except errors.NotSignedIn as error:
+            raise self._way.refused(error) from error
         finally:
             if self._terminal is not None:
                 self._terminal.restore()

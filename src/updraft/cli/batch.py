@@ -58,6 +58,8 @@ def _submit(body: dict[str, Any], way: Way, talk: Talk) -> str:
         try:
             session.connect(way.connect())
             return _accepted(session, talk)
+        except errors.NotSignedIn as error:
+            raise way.refused(error) from error
         except errors.NotReady as error:
             if time.monotonic() > until:
                 raise
