@@ -1,5 +1,6 @@
 """A machine without Updraft becomes a runner with one line, and runs a job: all over real TLS."""
 
+import base64
 import os
 import re
 import socket
@@ -14,11 +15,17 @@ from pathlib import Path
 import pytest
 
 from tests.cli.calling import Said, ask, call, submit, updraft, wait_state
+from tests.server.https import self_signed
 from tests.waiting import until, wait_gone
-from updraft import errors
+from updraft import errors, settings
+from updraft.configuration.kinds import Address
+from updraft.configuration.schema import Server
 from updraft.runner.agent import owners
 from updraft.runner.agent.owners import can_isolate
 from updraft.runner.keeper.processes import descendants
+from updraft.server.auth import certificates
+from updraft.server.listening import tls_context
+from updraft.server.services.installing import Installing
 from updraft.testing.instance import Instance, instance
 
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -97,8 +104,8 @@ def test_a_line_makes_a_machine_a_runner_that_runs_jobs(
     assert (made.err, made.code) == ("", 0)
     line = made.out.rstrip("\n")
     assert re.fullmatch(
-        r"curl --pinnedpubkey sha256//\S{44} -k -sSf https://\S+/join \| "
-        r"UPDRAFT_JOIN_TOKEN=\S+ sh",
+        r"\(curl --pinnedpubkey sha256//\S{44} -k -sSf https://\S+/join \|\| "
+        r"printf '\\nexit 1\\n'\) \| UPDRAFT_JOIN_TOKEN=\S+ sh",
         line,
     )
     home = tmp_path / "machine"
@@ -233,6 +240,75 @@ def test_what_is_served_is_public_and_only_what_is_in_the_wheelhouse(
     # A host that is none is not put into a script.
     told = shell(f'curl -k -s -H "Host: x\'; rm -rf /" {url}/join', tmp_path / "m").out
     assert "rm -rf /'" not in told
+
+
+def test_the_line_fails_where_curl_gets_nothing(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    updraft(own, "pool", "create", "gpu")
+    line = updraft(own, "runner", "token", "gpu", "--line").out.rstrip("\n")
+    other = base64.b64encode(bytes(32)).decode()
+    for wrong in (
+        line.replace(f":{port}/", f":{free_port()}/"),
+        re.sub(r"sha256//\S{44}", f"sha256//{other}", line),
+        line.replace("/join ", "/nosuch "),
+    ):
+        assert wrong != line
+        said = shell(wrong, tmp_path / "m")
+        assert re.match(r"curl: \(\d+\) ", said.error)
+        assert said.code == 1
+
+
+def test_no_part_of_the_script_does_anything_and_each_fails(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    house = own.state / "wheelhouse"
+    house.mkdir()
+    (house / "some_thing-1.0-py3-none-any.whl").write_bytes(b"a wheel")
+    script = shell(f"curl -k -sSf https://127.0.0.1:{port}/join", tmp_path / "m").out
+    assert script.endswith('{ main "$@"; }\n')
+    cuts = {0, 1, script.index("set -eu") + 3, script.index("main()"), len(script) // 2}
+    cuts |= set(range(script.index('{ main "$@"; }'), len(script) - 2))
+    for at in sorted(cuts):
+        part = tmp_path / "part"
+        part.write_text(script[:at])
+        said = shell(
+            f"(cat {part}; printf '\\nexit 1\\n') | UPDRAFT_JOIN_TOKEN=x sh", tmp_path / "m"
+        )
+        assert said.code != 0, at
+        assert "updraft:" not in said.err, at
+
+
+def test_a_certificate_that_no_authority_here_vouches_for_is_pinned_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, certificate, fingerprint = self_signed(tmp_path)
+    configured = Server(
+        listen=Address("127.0.0.1", 7443), url="https://lab.test:7443", key=str(key),
+        certificate=str(certificate),
+    )  # fmt: skip
+    folders = settings.Folders(str(tmp_path), str(tmp_path))
+    (tmp_path / "wheelhouse").mkdir()
+    (tmp_path / "wheelhouse" / "some_thing-1.0-py3-none-any.whl").touch()
+    offered = Installing(folders, configured)
+    pin = certificates.key_pin(str(certificate))
+    assert f"curl --pinnedpubkey {pin} -k -sSf https://lab.test:7443/join " in offered.line("x")
+    assert f"fingerprint='{fingerprint}'" in offered.script("")
+    with caplog.at_level("INFO", "updraft.server"):
+        assert tls_context(folders, configured, "127.0.0.1") is not None
+    assert caplog.messages == [f"certificate fingerprint: {fingerprint}"]
+
+
+def test_a_certificate_that_an_authority_vouches_for_is_not_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate, _ = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # the system's trust, to OpenSSL
+    configured = Server(url="https://lab.test", key=str(key), certificate=str(certificate))
+    offered = Installing(settings.Folders(str(tmp_path), str(tmp_path)), configured)
+    assert offered.line("x").startswith("(curl -sSf https://lab.test/join ")
 
 
 def test_without_a_token_nothing_is_installed(server: tuple[Instance, int], tmp_path: Path) -> None:
