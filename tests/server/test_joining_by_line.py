@@ -56,6 +56,14 @@ def server(tmp_path: Path) -> Iterator[tuple[Instance, int]]:
                 process.wait(30)
 
 
+def ci_steps() -> list[str]:
+    """Return the lines with which the page's CIs run a job."""
+    page = (Path(__file__).parents[2] / "docs" / "team.md").read_text()
+    found = re.findall(r"^ +- (?:run: )?(.*urun.*)$", page, re.MULTILINE)
+    assert len(found) == 2
+    return found
+
+
 def end(joined: Instance) -> None:
     """End what is left of a runner; its keeper and its agent bring each other back."""
 
@@ -120,6 +128,18 @@ def test_a_line_makes_a_machine_a_runner_that_runs_jobs(
             own, "urun", "-P", "gpu", "-C", "/", "sh", "-c", "echo $UPDRAFT_JOB_ID >&2; echo there"
         )
         assert (ran.out, ran.code) == ("there\n", 0), ran.err
+        checkout = tmp_path / "checkout"
+        checkout.mkdir()
+        (checkout / "train.py").write_text("print('trained')")
+        for made_so in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm a"):
+            subprocess.run(["git", *made_so.split()], cwd=checkout, check=True)
+        for step in ci_steps():
+            done = subprocess.run(
+                ["/bin/sh", "-c", f"set -e; PATH={own.commands}:$PATH; {step}"],
+                env=own.environment, cwd=checkout, capture_output=True, text=True, check=False,
+                timeout=ONE_MINUTE,
+            )  # fmt: skip
+            assert (done.stdout, done.returncode) == ("trained\n", 0), done.stderr
         assert updraft(own, "runner", "remove", "node7").code == 0
         joined = Instance(home / "updraft", home / "venv" / "bin")
         until(lambda: not joined.processes(), "the runner to end by itself", 30)
