@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +47,22 @@ def test_nothing_is_told_where_no_person_reads(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "isatty", lambda _fd: False)
     way = ways.RemoteWay(Target("https://ci.test", "secret"), pytest.fail)
     assert way._say is None
+
+
+def test_a_flags_project_goes_over_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPDRAFT_URL", "https://ci.test")
+    monkeypatch.setenv("UPDRAFT_TOKEN", "secret")
+    monkeypatch.setenv("UPDRAFT_PROJECT", "one")
+    assert ways.find_way().credentials["project"] == "one"
+    assert ways.find_way(project="two").credentials["project"] == "two"
+
+
+def test_this_machines_own_server_has_no_project_to_choose(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UPDRAFT_HOME", str(tmp_path))
+    monkeypatch.delenv("UPDRAFT_URL", raising=False)
+    monkeypatch.delenv("UPDRAFT_TOKEN", raising=False)
+    monkeypatch.delenv("UPDRAFT_PROFILE", raising=False)
+    with pytest.raises(errors.BadRequest, match="--project is for a server that you signed in to"):
+        ways.find_way(project="two")

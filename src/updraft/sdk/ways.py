@@ -48,15 +48,24 @@ if TYPE_CHECKING:
             """Return the error with what its reader can mend: where the credential came from."""
 
 
-def find_way(say: Callable[[str], None] | None = None, *, start: bool = True) -> Way:
+def find_way(
+    say: Callable[[str], None] | None = None, *, start: bool = True, project: str = ""
+) -> Way:
     """Return the way to the server that commands of this environment are for.
 
     ``start``: one of this machine that is not there is started, which ``say`` tells a person.
-    Raises ``errors.BadConfiguration``.
+    ``project``: goes over the one that the environment or the profile names.
+
+    Raises ``errors.BadConfiguration``, and ``errors.BadRequest`` for a project of this machine's.
     """
     target = read_target(os.environ)
     if target is not None:
+        target.project = project or target.project
         return RemoteWay(target, say)
+    if project:
+        raise errors.BadRequest(
+            "--project is for a server that you signed in to; sign in: updraft login URL"
+        )
     return LocalWay(settings.folders(), say, start=start)
 
 
