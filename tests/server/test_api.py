@@ -195,7 +195,8 @@ def test_extend_adds_to_a_limit_and_refuses_where_there_is_none(tmp_path: Path) 
         assert error_of(answer) == (
             409,
             "conflict",
-            f"job {endless} has no time limit to extend",
+            f"job {endless} has no time limit to extend: it runs until it ends, or is cancelled: "
+            f"updraft job cancel {endless}",
         )
         await made.ask("POST", f"/jobs/{job}/cancel")
         answer = await made.ask("POST", f"/jobs/{job}/extend", json={"seconds": 30})

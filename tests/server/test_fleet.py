@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tests.configuration.test_reading import where
 from tests.server.api import Api, with_api
 from tests.server.test_scoping import token_of
 from updraft import __version__
+from updraft.configuration import reading
 from updraft.model.access import Principal, Role
 from updraft.runner.joined import Joined
 from updraft.server.services.accounts import NewUser
@@ -157,6 +159,17 @@ def test_runners_and_join_tokens_come_and_go_and_the_audit_tells(tmp_path: Path)
             ("remove runner", "left"),
             ("revoke join token", token["id"]),
         ]
+
+    with_api(tmp_path, check)
+
+
+def test_a_pool_is_named_by_one_rule_in_the_file_and_by_command(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        for name, good in (("a_b.c-1", True), ("_a", False), ("a.", False), ("A", False)):
+            answer = await made.ask("POST", "/pools", ADMIN, json={"name": name})
+            assert answer.is_success == good, name
+            folders = where(tmp_path, f'[pools."{name}"]')
+            assert (not reading.read(folders).problems) == good, name
 
     with_api(tmp_path, check)
 

@@ -101,7 +101,11 @@ class Attached:
         finally:
             if self._terminal is not None:
                 self._terminal.restore()
-        return 0 if self._detached else self._exit_code()
+        if self._detached:
+            job = self._session.job
+            self.say(f"detached; job {job} goes on, come back to it: updraft attach {job}")
+            return 0
+        return self._exit_code()
 
     def _over(self) -> bool:
         return self._detached or self._session.is_complete()
