@@ -167,8 +167,16 @@ def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
         return found
 
     try:
+        # What it has already, it does not become a second time, by whatever name.
+        again = call(joined, "updraft", *words[:3], "--fingerprint", pin, data=token.encode())
+        assert (again.error, again.code) == (
+            "updraft: this machine is runner node7 already; to join it anew, remove that first: "
+            "updraft runner remove node7",
+            1,
+        )
         until(lambda: state() == "ready", "the runner in the background", 30)
-        until(lambda: joined.kill() == 0, "its end", 30)
+        joined.kill_all()  # at once: whoever is left starts the others anew
+        until(lambda: not joined.processes(), "its end", 30)
         until(lambda: state() == "away", "the server to notice", 30)
         (folder,) = (path.parent for path in joined.state.glob("runners/*/joined.json"))
         command = joined.command("updraft", "runner", "run", "--folder", str(folder))
@@ -299,6 +307,23 @@ def test_no_part_of_the_script_does_anything_and_each_fails(
         )
         assert said.code != 0, at
         assert "updraft:" not in said.err, at
+
+
+@pytest.mark.parametrize("program", ["urun", "ubatch"])
+def test_a_job_whose_token_is_not_good_is_told_which_variable_has_it(
+    server: tuple[Instance, int], tmp_path: Path, program: str
+) -> None:
+    own, port = server
+    client = Instance(tmp_path / "client")
+    client.environment.update(
+        UPDRAFT_URL=f"https://127.0.0.1:{port}",
+        UPDRAFT_TOKEN="updraft_user_1_2",
+        UPDRAFT_FINGERPRINT=certificates.fingerprint(str(own.state / "server.crt")),
+    )
+    assert call(client, program, "true").error == (
+        f"{program}: https://127.0.0.1:{port} does not know the token of UPDRAFT_TOKEN: it is "
+        "mistyped, expired or revoked; make a new one: updraft token create NAME"
+    )
 
 
 def test_a_certificate_that_no_authority_here_vouches_for_is_pinned_and_told(
