@@ -34,6 +34,10 @@ EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 
 
+SIGN_IN = "sign in: updraft login URL"
+"""The mend of a server, which does not know where a client's credential came from."""
+
+
 class UpdraftError(Exception):
     """Something went wrong that a person has to know about."""
 

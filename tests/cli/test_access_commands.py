@@ -90,7 +90,7 @@ def test_bad_input_about_users_is_one_line_and_changes_nothing(own: Instance) ->
     )
     refused(
         call(own, "updraft", "user", "add", "shorty", "--stdin", data=b"short\n"),
-        "password: 10 to 1000 characters are needed",
+        "password: 10 to 1000 characters are needed; choose another",
     )
     refused(
         call(own, "updraft", "user", "add", "shorty", "--stdin", data=b""),
@@ -223,4 +223,11 @@ def test_the_audit_tells_who_did_what_from_where(own: Instance) -> None:
         ["AT", "WHO", "ACTION", "SUBJECT", "DETAILS", "FROM"],
         ["CLOCK", ME, "create user", "gina", "server_admin=false", "unix socket"],
     ]
-    done(updraft(own, "admin", "audit", "--user", "nobody"), "no entry matches")
+    said = updraft(own, "admin", "audit", "--user", "nobody")
+    assert (said.error.partition("of: ")[0], said.code) == (
+        "updraft: no entry matches; there are some ", 0,
+    )  # fmt: skip
+    assert ME in said.error.partition("of: ")[2].split(", ")
+    said = updraft(own, "admin", "audit", "--action", "creat user")
+    assert "create user" in said.error.partition("there are: ")[2].split(", ")
+    assert ask(own, "admin", "audit", "--action", "creat user") == []

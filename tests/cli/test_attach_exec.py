@@ -77,8 +77,10 @@ def test_a_terminal_is_left_with_keys_and_taken_up_again_in_its_new_size(
     os.write(main, b"one\n")
     read_until(main, b"got one\r\n")
     os.write(main, b"\x10\x11")
-    assert first.wait(30) == 0
     job = ask(updraft_home, "job", "list")[0]["id"]
+    told = f"urun: detached; job {job} goes on, come back to it: updraft attach {job}\r\n"
+    read_until(main, told.encode())
+    assert first.wait(30) == 0
     termios.tcsetwinsize(other, (40, 100))
     second = on_terminal(updraft_home, other, "updraft", "attach", job)
     os.write(main, b"two\n")

@@ -12,6 +12,7 @@ from updraft.cli.launch_options import FLAGS, LaunchOptions, help_text, parse
 
 VALUES = {
     "pool": ["local", "a b", "-"],
+    "project": ["vision"],
     "directory": [".", "/tmp", "/tmp/\udcff"],
     "env": ["KEY=VALUE", "KEY=", "KEY==", "K\udcff=\udcff", "HOME"],
     "name": ["train", "", "--"],

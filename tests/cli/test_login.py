@@ -171,7 +171,69 @@ def test_another_certificate_than_the_pinned_one_gets_no_token(
     assert said.code == 1
     assert said.error == (
         f"updraft: 127.0.0.1:{server.port} has another certificate than the known one: "
-        f"{server.fingerprint}; if it was renewed, sign in again: updraft login URL --fingerprint …"
+        f"{server.fingerprint}; if it was renewed, give its fingerprint: --fingerprint sha256:…"
+    )
+
+
+def by_variables(own: Instance, server: HttpsApi, **more: str) -> None:
+    """Let commands go where a CI's variables say."""
+    own.environment.update(UPDRAFT_URL=server.url, UPDRAFT_TOKEN="updraft_user_1_2", **more)
+
+
+def test_a_token_of_the_environment_that_is_not_good_is_named_with_its_mend(
+    own: Instance, server: HttpsApi
+) -> None:
+    by_variables(own, server, UPDRAFT_FINGERPRINT=server.fingerprint)
+    line = (
+        f"updraft: {server.url} does not know the token of UPDRAFT_TOKEN: it is mistyped, expired "
+        "or revoked; make a new one: updraft token create NAME"
+    )
+    assert updraft(own, "whoami").error == line
+    assert updraft(own, "logs", "nosuch").error == line
+
+
+def test_a_session_that_has_ended_is_begun_again_at_the_profiles_address(
+    own: Instance, server: HttpsApi
+) -> None:
+    more = ("--user", "anna", "--password-stdin", "--profile", "team")
+    assert login(own, server, *more, data=PASSWORD.encode() + b"\n").code == 0
+    found = target(own)
+    assert found is not None
+    assert server.call(server.made.send("POST", "/sign-out", found.token)).is_success
+    assert updraft(own, "whoami").error == (
+        f"updraft: you are not signed in at {server.url} any more; sign in again: updraft login "
+        f"{server.url} --profile team"
+    )
+
+
+@pytest.mark.parametrize("program", ["urun", "updraft"])
+def test_a_certificate_of_the_environments_server_is_mended_in_the_environment(
+    own: Instance, server: HttpsApi, tmp_path: Path, program: str
+) -> None:
+    by_variables(own, server)
+    asked = ("true",) if program == "urun" else ("whoami",)
+    said = call(own, program, *asked).error
+    assert said.startswith(f"{program}: the certificate of 127.0.0.1:{server.port} is not to be")
+    assert said.endswith("has a self-signed one, set UPDRAFT_FINGERPRINT=sha256:…")
+    _, _, another = self_signed(tmp_path)
+    by_variables(own, server, UPDRAFT_FINGERPRINT=another)
+    assert call(own, program, *asked).error == (
+        f"{program}: 127.0.0.1:{server.port} has another certificate than the known one: "
+        f"{server.fingerprint}; if it was renewed, set UPDRAFT_FINGERPRINT=sha256:…"
+    )
+
+
+def test_another_certificate_than_a_profiles_is_mended_by_signing_in(
+    own: Instance, server: HttpsApi, tmp_path: Path
+) -> None:
+    more = ("--user", "anna", "--password-stdin", "--profile", "team")
+    assert login(own, server, *more, data=PASSWORD.encode() + b"\n").code == 0
+    _, _, another = self_signed(tmp_path)
+    path = own.home / "config" / "profiles" / "team"
+    path.write_text(path.read_text().replace(server.fingerprint, another))
+    assert updraft(own, "whoami").error.endswith(
+        f"if it was renewed, sign in again: updraft login {server.url} --profile team "
+        "--fingerprint sha256:…"
     )
 
 

@@ -206,8 +206,8 @@ def test_the_command_line_goes_before_the_file_and_is_told_apart(tmp_path: Path)
         ("[sign_in.oidc]\nisuer = ''", "[sign_in.oidc] has no key 'isuer'; did you mean issuer?"),
         ("server = 1", "server is no table; write it as [server]"),
         ("[pools]\na = 1", "pools.a is no table; write it as [pools.NAME]"),
-        ("[pools.Big]", "[pools.Big]: 'Big' is no name: use up to 63 small letters, digits, - "
-         "and _"),
+        ("[pools.Big]", "[pools.Big]: 'Big' is no name: use up to 63 small letters, digits "
+         "and . _ -"),
         ("[server]\nmax_body = '1K'", "server.max_body: '1K' is too little; the least is 64K"),
         ("[server]\nlog_format = 'xml'", "server.log_format: 'xml' is not one of text, json"),
         ("[server]\nlocal_pool = 1", "server.local_pool: 1 is neither true nor false"),

@@ -86,6 +86,14 @@ def test_a_command_that_cannot_be_executed_ends_as_in_a_shell(
     assert (outcome.state, outcome.exit_code, outcome.message) == (State.SUCCESS, code, message)
 
 
+def test_a_directory_that_is_not_there_is_mended_by_another() -> None:
+    end = {"refused": "directory", "errno": 2, "message": "/data/vision: No such file or directory"}
+    assert outcome_of(end, "train").message == (
+        "cannot enter the directory: /data/vision: No such file or directory; choose one that is "
+        "there with -C"
+    )
+
+
 @pytest.mark.parametrize(
     "end",
     [

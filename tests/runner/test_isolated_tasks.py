@@ -199,7 +199,7 @@ def test_the_directory_is_entered_as_its_owner(
     refused = keeper.spec("true", directory=os.fsencode(theirs))
     agent.spawn(2, refused)
     end = agent.wait_end(2)
-    assert (end["refused"], end["message"]) == ("directory", "Permission denied")
+    assert (end["refused"], end["message"]) == ("directory", f"{theirs}: Permission denied")
     # Who asks for it is in the workspace instead, and is told.
     for directory in (theirs, Path("/no/such/folder")):
         said = run(keeper, agent, "pwd; echo $PWD", directory=os.fsencode(directory))

@@ -147,6 +147,7 @@ def test_an_end_is_forgotten_when_it_is_stored_elsewhere_and_not_before(
         ({"argv": [b""]}, "exec", 2),
         ({"directory": b"/no/such/folder"}, "directory", 2),
         ({"directory": b"/etc/passwd"}, "directory", 20),
+        ({"directory": b"/no/s\xc3\xbcch/folder"}, "directory", 2),
     ],
 )
 def test_what_cannot_start_is_refused_with_its_reason_and_never_ran(
@@ -155,7 +156,8 @@ def test_what_cannot_start_is_refused_with_its_reason_and_never_ran(
     agent.spawn(1, keeper.spec("true", **changes))
     end = agent.wait_end(1)
     assert (end["refused"], end["errno"]) == (step, errno)
-    assert end["message"] == os.strerror(errno)
+    where = os.fsdecode(changes["directory"]) + ": " if step == "directory" else ""
+    assert end["message"] == where + os.strerror(errno)
     assert 1 not in agent.started
     # Its leader is as good as new.
     agent.spawn(2, keeper.spec("true"))

@@ -88,11 +88,13 @@ def test_the_environment_goes_over_the_profile_in_use(tmp_path: Path) -> None:
     [
         ({"UPDRAFT_URL": "https://x"}, "UPDRAFT_TOKEN is not set"),
         ({"UPDRAFT_TOKEN": "x"}, "UPDRAFT_URL is not set"),
-        ({"UPDRAFT_URL": "http://x", "UPDRAFT_TOKEN": "x"}, "is no server's address"),
+        ({"UPDRAFT_URL": "http://x", "UPDRAFT_TOKEN": "x"}, "UPDRAFT_URL: 'http://x' is no"),
+        ({"UPDRAFT_URL": "https://x", "UPDRAFT_TOKEN": "x", "UPDRAFT_FINGERPRINT": "x"},
+         "UPDRAFT_FINGERPRINT: 'x' is no fingerprint"),
         ({"UPDRAFT_PROFILE": "gone"}, "there is no profile 'gone'"),
         ({"UPDRAFT_PROFILE": "../profile"}, "cannot be a profile's name"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_used_is_said(tmp_path: Path, more: dict[str, str], says: str) -> None:
     with pytest.raises(errors.BadConfiguration, match=says):
         read_target(environ(tmp_path, **more))

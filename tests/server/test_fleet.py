@@ -1,12 +1,17 @@
 """Pools and runners over HTTP: who sees what, what is changed, and what the audit keeps of it."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
+from tests.configuration.test_reading import where
 from tests.server.api import Api, with_api
 from tests.server.test_scoping import token_of
 from updraft import __version__
+from updraft.configuration import reading
 from updraft.model.access import Principal, Role
+from updraft.runner.joined import Joined
 from updraft.server.services.accounts import NewUser
 from updraft.server.services.live import Upgrade
 from updraft.wire.transport import FrameConnection
@@ -55,7 +60,8 @@ def test_a_pool_is_made_changed_drained_and_deleted_and_the_audit_tells(tmp_path
             json={"key": "my-own-key", "argv": ["a"], "directory": "/", "pool": "gpu"},
         )
         assert refused.json()["error"]["message"] == (
-            "pool gpu is being drained and takes no new jobs"
+            "pool gpu is being drained and takes no new jobs; choose another with -P, or let it "
+            "take some again: updraft pool drain gpu --undo"
         )
         assert not (await made.ask("POST", "/pools/gpu/drain?undo=1", ADMIN)).json()["draining"]
         assert (await made.ask("DELETE", "/pools/gpu", ADMIN)).status_code == 204
@@ -148,10 +154,141 @@ def test_runners_and_join_tokens_come_and_go_and_the_audit_tells(tmp_path: Path)
         assert await actions(made) == [
             ("create pool", "gpu"),
             ("create join token", token["id"]),
+            ("join runner", "left"),
             ("drain runner", "left"),
             ("remove runner", "left"),
             ("revoke join token", token["id"]),
         ]
+
+    with_api(tmp_path, check)
+
+
+def test_a_pool_is_named_by_one_rule_in_the_file_and_by_command(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        for name, good in (("a_b.c-1", True), ("_a", False), ("a.", False), ("A", False)):
+            answer = await made.ask("POST", "/pools", ADMIN, json={"name": name})
+            assert answer.is_success == good, name
+            folders = where(tmp_path, f'[pools."{name}"]')
+            assert (not reading.read(folders).problems) == good, name
+
+    with_api(tmp_path, check)
+
+
+def test_the_audit_tells_by_whose_token_a_machine_joined_and_from_where(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        await made.ask("POST", "/pools", ADMIN, json={"name": "gpu"})
+        name = await joined(made, "gpu", name="left")
+        (token,) = (await made.ask("GET", "/runner-tokens", ADMIN)).json()["tokens"]
+        entry = (await made.ask("GET", "/audit", ADMIN)).json()["entries"][0]
+        assert (entry["who"], entry["action"], entry["subject"], entry["peer"]) == (
+            ADMIN.owner, "join runner", name, "192.0.2.1",
+        )  # fmt: skip
+        assert entry["details"] == {"pool": "gpu", "token": token["id"]}
+
+    with_api(tmp_path, check)
+
+
+def test_a_machine_that_is_a_runner_already_joins_no_second_time(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        await made.ask("POST", "/pools", ADMIN, json={"name": "gpu"})
+        token = (await made.ask("POST", "/runner-tokens", ADMIN, json={"pool": "gpu"})).json()
+        body: dict[str, Any] = {"capacity": MACHINE, "shared": True}
+
+        async def join(**more: Any) -> tuple[int, Any]:
+            answer = await made.send("POST", "/runners/join", token["token"], json={**body, **more})
+            return answer.status_code, answer.json()
+
+        code, first = await join()
+        assert (code, first["name"]) == (201, "node1")
+        place = Joined("https://x", first["name"], "gpu", first["token"])
+        code, said = await join(joined_as=["0" * 12, place.credential_id])
+        assert (code, said["error"]["message"]) == (
+            409,
+            "this machine is runner node1 already; to join it anew, remove that first: updraft "
+            "runner remove node1",
+        )
+        code, said = await join(name="node1")  # it was installed anew, and knows nothing of that
+        assert (code, said["error"]["message"]) == (
+            409,
+            "there is a runner node1 already; choose another --name, or remove it: updraft runner "
+            "remove node1",
+        )
+        assert (await made.ask("DELETE", "/runners/node1", ADMIN)).status_code == 204
+        assert (await join(joined_as=[place.credential_id]))[0] == 201
+
+    with_api(tmp_path, check)
+
+
+def test_a_runner_serves_nobody_who_does_not_exist(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        await made.ask("POST", "/pools", ADMIN, json={"name": "gpu"})
+        await made.access.accounts.create(ADMIN, NewUser("ben"))
+        token = (await made.ask("POST", "/runner-tokens", ADMIN, json={"pool": "gpu"})).json()
+        for owner in ("nosuch", "uid:123456789", "no such\x7f"):
+            answer = await made.send(
+                "POST", "/runners/join", token["token"], json={"capacity": MACHINE, "serves": owner}
+            )
+            assert (answer.status_code, answer.json()["error"]["message"]) == (
+                400,
+                f"serves: there is no user {owner!r}; see: updraft user list, or make them: "
+                "updraft user add",
+            )
+        assert (await made.ask("GET", "/runners", ADMIN)).json()["runners"][1:] == []
+        for owner in ("", "ben", ADMIN.owner, f"uid:{os.geteuid()}"):
+            await joined(made, "gpu", shared=False, serves=owner)
+
+    with_api(tmp_path, check)
+
+
+def test_a_job_whose_pool_has_runners_is_told_why_none_takes_it(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        await made.ask("POST", "/pools", ADMIN, json={"name": "lab"})
+        job = await made.submit("my-own-key", ADMIN, pool="lab")
+
+        async def reason() -> str:
+            said: str = (await made.ask("GET", f"/jobs/{job}", ADMIN)).json()["reason"]
+            return said
+
+        def comes(name: str) -> None:
+            live = made.execution.live.runners[name]
+            live.control = live.data = FrameConnection(Silent())
+
+        assert await reason() == "pool lab has no runner yet"
+        await made.access.accounts.create(ADMIN, NewUser("ben"))
+        await joined(made, "lab", name="bens", shared=False, serves="ben")
+        assert await reason() == "pool lab has only runners that serve others: bens serves ben"
+        await joined(made, "lab", name="vm")
+        assert re.fullmatch(r"runner vm is away, and was last heard of \d+ s ago", await reason())
+        await made.ask("POST", "/runners/vm/drain", ADMIN)
+        comes("vm")
+        assert await reason() == "runner vm is drained; updraft runner drain vm --undo"
+        await joined(made, "lab", name="vm2")
+        assert await reason() == (
+            "none of pool lab's runners takes tasks now: 1 drained, 1 away; updraft runner list"
+        )
+        comes("vm2")
+        assert await reason() == "pool lab is about to start it"
+
+    with_api(tmp_path, check)
+
+
+def test_the_only_pool_that_a_project_may_use_is_meant_where_none_is_named(tmp_path: Path) -> None:
+    async def check(made: Api) -> None:
+        made.execution.live.pools.clear()  # as on a server whose machine is none
+        await made.access.projects.create(ADMIN, "red")
+        ask = {"key": "my-own-key", "argv": ["true"], "directory": "/"}
+        answer = await made.ask("POST", "/jobs", ADMIN, json=ask)
+        assert answer.json()["error"]["message"].startswith("there is no pool yet;")
+        await made.ask("POST", "/pools", ADMIN, json={"name": "reds", "projects": ["red"]})
+        await made.ask("POST", "/pools", ADMIN, json={"name": "lab"})
+        job = await made.submit("my-own-key", ADMIN)
+        assert (await made.ask("GET", f"/jobs/{job}", ADMIN)).json()["pool"] == "lab"
+        red = Principal("uid:4000000", project="red")
+        answer = await made.ask("POST", "/jobs", red, json={**ask, "key": "another-key"})
+        assert answer.json()["error"]["message"] == "which pool? choose one with -P: lab, reds"
+        await made.ask("POST", "/pools/lab/drain", ADMIN)
+        answer = await made.ask("POST", "/jobs", ADMIN, json={**ask, "key": "one-more-key"})
+        assert answer.json()["error"]["message"].startswith("pool lab is being drained")
 
     with_api(tmp_path, check)
 

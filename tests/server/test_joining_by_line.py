@@ -1,5 +1,6 @@
 """A machine without Updraft becomes a runner with one line, and runs a job: all over real TLS."""
 
+import base64
 import os
 import re
 import socket
@@ -14,11 +15,17 @@ from pathlib import Path
 import pytest
 
 from tests.cli.calling import Said, ask, call, finish, start, submit, updraft, wait_state
+from tests.server.https import self_signed
 from tests.waiting import until, wait_gone
-from updraft import errors
+from updraft import errors, settings
+from updraft.configuration.kinds import Address
+from updraft.configuration.schema import Server
 from updraft.runner.agent import owners
 from updraft.runner.agent.owners import can_isolate
 from updraft.runner.keeper.processes import descendants
+from updraft.server.auth import certificates
+from updraft.server.listening import tls_context
+from updraft.server.services.installing import Installing
 from updraft.testing.instance import Instance, instance
 
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -47,6 +54,14 @@ def server(tmp_path: Path) -> Iterator[tuple[Instance, int]]:
             finally:
                 process.terminate()
                 process.wait(30)
+
+
+def ci_steps() -> list[str]:
+    """Return the lines with which the page's CIs run a job."""
+    page = (Path(__file__).parents[2] / "docs" / "team.md").read_text()
+    found = re.findall(r"^ +- (?:run: )?(.*urun.*)$", page, re.MULTILINE)
+    assert len(found) == 2
+    return found
 
 
 def end(joined: Instance) -> None:
@@ -97,8 +112,8 @@ def test_a_line_makes_a_machine_a_runner_that_runs_jobs(
     assert (made.err, made.code) == ("", 0)
     line = made.out.rstrip("\n")
     assert re.fullmatch(
-        r"curl --pinnedpubkey sha256//\S{44} -k -sSf https://\S+/join \| "
-        r"UPDRAFT_JOIN_TOKEN=\S+ sh",
+        r"\(curl --pinnedpubkey sha256//\S{44} -k -sSf https://\S+/join \|\| "
+        r"printf '\\nexit 1\\n'\) \| UPDRAFT_JOIN_TOKEN=\S+ sh",
         line,
     )
     home = tmp_path / "machine"
@@ -113,6 +128,18 @@ def test_a_line_makes_a_machine_a_runner_that_runs_jobs(
             own, "urun", "-P", "gpu", "-C", "/", "sh", "-c", "echo $UPDRAFT_JOB_ID >&2; echo there"
         )
         assert (ran.out, ran.code) == ("there\n", 0), ran.err
+        checkout = tmp_path / "checkout"
+        checkout.mkdir()
+        (checkout / "train.py").write_text("print('trained')")
+        for made_so in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm a"):
+            subprocess.run(["git", *made_so.split()], cwd=checkout, check=True)
+        for step in ci_steps():
+            done = subprocess.run(
+                ["/bin/sh", "-c", f"set -e; PATH={own.commands}:$PATH; {step}"],
+                env=own.environment, cwd=checkout, capture_output=True, text=True, check=False,
+                timeout=ONE_MINUTE,
+            )  # fmt: skip
+            assert (done.stdout, done.returncode) == ("trained\n", 0), done.stderr
         assert updraft(own, "runner", "remove", "node7").code == 0
         joined = Instance(home / "updraft", home / "venv" / "bin")
         until(lambda: not joined.processes(), "the runner to end by itself", 30)
@@ -140,8 +167,16 @@ def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
         return found
 
     try:
+        # What it has already, it does not become a second time, by whatever name.
+        again = call(joined, "updraft", *words[:3], "--fingerprint", pin, data=token.encode())
+        assert (again.error, again.code) == (
+            "updraft: this machine is runner node7 already; to join it anew, remove that first: "
+            "updraft runner remove node7",
+            1,
+        )
         until(lambda: state() == "ready", "the runner in the background", 30)
-        until(lambda: joined.kill() == 0, "its end", 30)
+        joined.kill_all()  # at once: whoever is left starts the others anew
+        until(lambda: not joined.processes(), "its end", 30)
         until(lambda: state() == "away", "the server to notice", 30)
         (folder,) = (path.parent for path in joined.state.glob("runners/*/joined.json"))
         command = joined.command("updraft", "runner", "run", "--folder", str(folder))
@@ -317,6 +352,92 @@ def test_what_is_served_is_public_and_only_what_is_in_the_wheelhouse(
     # A host that is none is not put into a script.
     told = shell(f'curl -k -s -H "Host: x\'; rm -rf /" {url}/join', tmp_path / "m").out
     assert "rm -rf /'" not in told
+
+
+def test_the_line_fails_where_curl_gets_nothing(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    updraft(own, "pool", "create", "gpu")
+    line = updraft(own, "runner", "token", "gpu", "--line").out.rstrip("\n")
+    other = base64.b64encode(bytes(32)).decode()
+    for wrong in (
+        line.replace(f":{port}/", f":{free_port()}/"),
+        re.sub(r"sha256//\S{44}", f"sha256//{other}", line),
+        line.replace("/join ", "/nosuch "),
+    ):
+        assert wrong != line
+        said = shell(wrong, tmp_path / "m")
+        assert re.match(r"curl: \(\d+\) ", said.error)
+        assert said.code == 1
+
+
+def test_no_part_of_the_script_does_anything_and_each_fails(
+    server: tuple[Instance, int], tmp_path: Path
+) -> None:
+    own, port = server
+    house = own.state / "wheelhouse"
+    house.mkdir()
+    (house / "some_thing-1.0-py3-none-any.whl").write_bytes(b"a wheel")
+    script = shell(f"curl -k -sSf https://127.0.0.1:{port}/join", tmp_path / "m").out
+    assert script.endswith('{ main "$@"; }\n')
+    cuts = {0, 1, script.index("set -eu") + 3, script.index("main()"), len(script) // 2}
+    cuts |= set(range(script.index('{ main "$@"; }'), len(script) - 2))
+    for at in sorted(cuts):
+        part = tmp_path / "part"
+        part.write_text(script[:at])
+        said = shell(
+            f"(cat {part}; printf '\\nexit 1\\n') | UPDRAFT_JOIN_TOKEN=x sh", tmp_path / "m"
+        )
+        assert said.code != 0, at
+        assert "updraft:" not in said.err, at
+
+
+@pytest.mark.parametrize("program", ["urun", "ubatch"])
+def test_a_job_whose_token_is_not_good_is_told_which_variable_has_it(
+    server: tuple[Instance, int], tmp_path: Path, program: str
+) -> None:
+    own, port = server
+    client = Instance(tmp_path / "client")
+    client.environment.update(
+        UPDRAFT_URL=f"https://127.0.0.1:{port}",
+        UPDRAFT_TOKEN="updraft_user_1_2",
+        UPDRAFT_FINGERPRINT=certificates.fingerprint(str(own.state / "server.crt")),
+    )
+    assert call(client, program, "true").error == (
+        f"{program}: https://127.0.0.1:{port} does not know the token of UPDRAFT_TOKEN: it is "
+        "mistyped, expired or revoked; make a new one: updraft token create NAME"
+    )
+
+
+def test_a_certificate_that_no_authority_here_vouches_for_is_pinned_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, certificate, fingerprint = self_signed(tmp_path)
+    configured = Server(
+        listen=Address("127.0.0.1", 7443), url="https://lab.test:7443", key=str(key),
+        certificate=str(certificate),
+    )  # fmt: skip
+    folders = settings.Folders(str(tmp_path), str(tmp_path))
+    (tmp_path / "wheelhouse").mkdir()
+    (tmp_path / "wheelhouse" / "some_thing-1.0-py3-none-any.whl").touch()
+    offered = Installing(folders, configured)
+    pin = certificates.key_pin(str(certificate))
+    assert f"curl --pinnedpubkey {pin} -k -sSf https://lab.test:7443/join " in offered.line("x")
+    assert f"fingerprint='{fingerprint}'" in offered.script("")
+    with caplog.at_level("INFO", "updraft.server"):
+        assert tls_context(folders, configured, "127.0.0.1") is not None
+    assert caplog.messages == [f"certificate fingerprint: {fingerprint}"]
+
+
+def test_a_certificate_that_an_authority_vouches_for_is_not_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate, _ = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # the system's trust, to OpenSSL
+    configured = Server(url="https://lab.test", key=str(key), certificate=str(certificate))
+    offered = Installing(settings.Folders(str(tmp_path), str(tmp_path)), configured)
+    assert offered.line("x").startswith("(curl -sSf https://lab.test/join ")
 
 
 def test_without_a_token_nothing_is_installed(server: tuple[Instance, int], tmp_path: Path) -> None:

@@ -100,9 +100,15 @@ class Attached:
                     if self._over():
                         break
                     self._come_back(error)
+        except errors.NotSignedIn as error:
+            raise self._way.refused(error) from error
         finally:
             self._restore_terminal()
-        return 0 if self._detached else self._exit_code()
+        if self._detached:
+            job = self._session.job
+            self.say(f"detached; job {job} goes on, come back to it: updraft attach {job}")
+            return 0
+        return self._exit_code()
 
     def _restore_terminal(self) -> None:
         for terminal in (self._terminal, self._lines):

@@ -29,7 +29,7 @@ def submit(body: dict[str, Any], way: Way, talk: Talk, *, follow: bool) -> int:
     """
     job = _submit(body, way, talk)
     print(job, flush=True)
-    return _follow(job, talk) if follow else 0
+    return _follow(job, way, talk) if follow else 0
 
 
 class Talk:
@@ -58,6 +58,8 @@ def _submit(body: dict[str, Any], way: Way, talk: Talk) -> str:
         try:
             session.connect(way.connect())
             return _accepted(session, talk)
+        except errors.NotSignedIn as error:
+            raise way.refused(error) from error
         except errors.NotReady as error:
             if time.monotonic() > until:
                 raise
@@ -85,15 +87,15 @@ def _accepted(session: Session, talk: Talk) -> str:
     return session.job
 
 
-def _follow(job: str, talk: Talk) -> int:
+def _follow(job: str, way: Way, talk: Talk) -> int:
     """Show state changes and output to the job's end; Ctrl-C leaves it alone."""
     from updraft.cli import exit_codes, logs  # noqa: PLC0415 - only when following
     from updraft.sdk.client import Client  # noqa: PLC0415
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    states = threading.Thread(target=_show_states, args=(job, talk), daemon=True)
+    states = threading.Thread(target=_show_states, args=(job, way, talk), daemon=True)
     try:
-        with Client() as client:
+        with Client(way) as client:
             states.start()
             logs.show(client.logs(job, follow=True), talk.program)
             ended = client.wait(job)
@@ -111,12 +113,12 @@ def _follow(job: str, talk: Talk) -> int:
     return exit_codes.of_job(str(ended.state), ended.exit_code)
 
 
-def _show_states(job: str, talk: Talk) -> None:
+def _show_states(job: str, way: Way, talk: Talk) -> None:
     from updraft.cli.output import text  # noqa: PLC0415 - only when following
     from updraft.sdk.client import Client  # noqa: PLC0415
 
     try:
-        with Client() as client:
+        with Client(way) as client:
             for event in client.events(job):
                 talk.say(f"job {job} {event.kind}: {text.printable(event.message)}")
     except errors.UpdraftError as error:

@@ -54,10 +54,10 @@ ROOT = _Root(
         "stop": ("updraft.cli.stop:command", "stop the server and its runner"),
         "doctor": (
             "updraft.cli.doctor:command",
-            "check what is installed and reachable and allowed",
+            "check what is installed, reachable and allowed",
         ),
         "config": ("updraft.cli.config:command", "check, show and explain what is configured"),
-        "help": ("updraft.cli.help:command", "explain exit-codes"),
+        "help": ("updraft.cli.help:command", "explain exit codes, or show what commands there are"),
         "completion": (
             "updraft.cli.completion:command",
             "print a completion script for your shell",

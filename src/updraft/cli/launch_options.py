@@ -33,6 +33,7 @@ class Flag:
 
 FLAGS = (
     Flag("-P --pool", "POOL", "where to run (default: the server's choice)"),
+    Flag("--project", "PROJECT", "whose job it is, at a team's server (default: your own there)"),
     Flag("-C --directory", "DIR", "work in DIR instead of the current directory"),
     Flag("-e --env", "KEY[=VALUE]", "set a variable, or pass KEY on; repeatable, kept for a rerun"),
     Flag("-n --name", "NAME", "a name for the job"),
@@ -68,6 +69,7 @@ class LaunchOptions:
 
     def __init__(self) -> None:
         self.pool = ""
+        self.project = ""
         self.directory: str | None = None
         self.environment: list[bytes] = []
         self.name = ""
@@ -161,6 +163,12 @@ def _text(text: str) -> str:
     return text
 
 
+def _project(text: str) -> str:
+    if not text or not text.isascii() or not text.isprintable():
+        raise errors.BadRequest(f"{text!r} is no project's name; see: updraft project list")
+    return text
+
+
 def _label(options: LaunchOptions, text: str) -> None:
     key, equals, value = _text(text).partition("=")
     if not key or not equals:
@@ -220,6 +228,7 @@ def _switch(field: str, value: bool = True) -> Callable[[LaunchOptions], None]:
 
 _VALUES: dict[str, Callable[[LaunchOptions, str], None]] = {
     "pool": _setter("pool", _text),
+    "project": _setter("project", _project),
     "directory": _setter("directory", str),
     "env": _environment,
     "name": _setter("name", _text),

@@ -77,7 +77,10 @@ def command(project: str, user: str | None, as_json: bool, **given: _Given | Non
         else:
             found = [each for each in client.access.members(project) if each.user == user]
             if not found:
-                raise errors.NotFound(f"{user!r} is not in project {project}")
+                raise errors.NotFound(
+                    f"{user!r} is not in project {project}; see who is: updraft project members "
+                    f"{project}"
+                )
             limits = found[0].limits
         if changes:
             own = limits.model_dump(exclude={"defaults", *limits.defaults})

@@ -23,7 +23,7 @@ from updraft.model.access import Role
 def command(
     project: str, add: str | None, role: str | None, remove: str | None, as_json: bool
 ) -> None:
-    """List who is in a project, after a change if one is asked for.
+    """List who is in a project, or put somebody in or take somebody out.
 
     Viewers look at jobs and output, members run jobs, admins end everybody's and decide who is in.
     """

@@ -23,8 +23,9 @@ def command(pool: str, expires: str, uses: int | None, line: bool, as_json: bool
 
     With --line, print what makes a machine a runner where Updraft is not installed: it needs
     Python 3.11 and curl, and gets the rest from this server (updraft admin wheelhouse).  Of a
-    self-signed certificate, the line names the key that curl has to meet.  The token is passed in
-    the environment: what is in a command's arguments, all users of a machine can read.
+    certificate that no authority here vouches for, the line names the key that curl has to meet.
+    The token is passed in the environment: what is in a command's arguments, all users of a
+    machine can read.
     """
     with options.client() as client:
         made = client.fleet.make_join_token(pool, parse_duration(expires), uses)

@@ -67,8 +67,9 @@ def _run(options: launch_options.LaunchOptions, program: str, closed: list[int])
     tty = options.tty
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
-    way = find_way(None if options.quiet else lambda line: attached.say(program, line))
-    body = _submission(options, way, attached=True)
+    say = None if options.quiet else lambda line: attached.say(program, line)
+    way = find_way(say, project=options.project)
+    body = _submission(options, way, program, attached=True)
     body["closed_fds"] = closed
     body["pipes"] = pipes(way.machine)
     body["one_output"] = not tty and attached.is_one_output()
@@ -101,15 +102,15 @@ def _batch(options: launch_options.LaunchOptions, program: str) -> int:
     from updraft.cli import batch  # noqa: PLC0415 - not on urun's path
 
     talk = batch.Talk(program, quiet=options.quiet)
-    way = find_way(talk.say)
-    body = _submission(options, way, attached=False)
+    way = find_way(talk.say, project=options.project)
+    body = _submission(options, way, program, attached=False)
     if options.retries is None:
         body["retries"] = _BATCH_RETRIES
     return batch.submit(body, way, talk, follow=options.follow)
 
 
 def _submission(
-    options: launch_options.LaunchOptions, way: Way, *, attached: bool
+    options: launch_options.LaunchOptions, way: Way, program: str, *, attached: bool
 ) -> dict[str, Any]:
     if options.shell is not None:
         if options.command:
@@ -118,7 +119,7 @@ def _submission(
     else:
         argv = options.command
     if not argv:
-        raise errors.BadRequest("there is no command to run; give one, as in: urun hostname")
+        raise errors.BadRequest(f"there is no command to run; give one, as in: {program} hostname")
     body = submission([os.fsencode(word) for word in argv], attached=attached)
     environment = list(options.environment)
     if options.directory is not None:

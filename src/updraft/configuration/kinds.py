@@ -24,8 +24,9 @@ Milli = int
 HIDDEN = "(hidden)"
 """What is shown of a secret."""
 
-NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
-"""What a pool and other named tables are called: what URLs, metrics and host names take too."""
+NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+"""What a pool, a runner and named tables are called: what URLs, metrics and file names take too."""
+NAME_RULE = "up to 63 small letters, digits and . _ -"
 
 _SECRETS_OF_A_DATABASE = {"password", "sslpassword", "oauth_client_secret"}
 """Keywords of libpq that are told to nobody."""

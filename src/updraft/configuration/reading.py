@@ -14,7 +14,7 @@ from typing import Any
 from updraft import errors
 from updraft.configuration import rules
 from updraft.configuration.keys import ANY_NAME, Key, Table, tables, values
-from updraft.configuration.kinds import NAME, SECRET_FILE
+from updraft.configuration.kinds import NAME, NAME_RULE, SECRET_FILE
 from updraft.configuration.schema import SELF_SIGNED, Configuration
 from updraft.settings import Folders
 
@@ -160,9 +160,7 @@ class _Found:
         if not isinstance(value, dict):
             self.problems.append(("", f"{full} is no table; write it as [{'.'.join(path)}.NAME]"))
         elif not NAME.fullmatch(name):
-            self.problems.append(
-                ("", f"[{full}]: {name!r} is no name: use up to 63 small letters, digits, - and _")
-            )
+            self.problems.append(("", f"[{full}]: {name!r} is no name: use {NAME_RULE}"))
         else:
             self.names.setdefault(path, []).append(name)
             self.visit((*path, name), value)

@@ -86,7 +86,8 @@ class Server:
         TEXT,
         "",
         "pool of jobs that name none",
-        derived="local if this machine is one, else the only pool of this file",
+        derived="local if this machine is one, else the only pool of this file, else the only one "
+        "that the job's project may use",
     )
     local_pool: bool = setting(
         FLAG,

@@ -67,4 +67,5 @@ def _refused(end: Mapping[str, Any], command: str) -> Outcome:
     step = {"directory": "cannot enter the directory", "limits": "cannot set the limits"}.get(
         end["refused"], "cannot start"
     )
-    return Outcome(State.FAILURE, None, f"{step}: {reason}")
+    mend = "; choose one that is there with -C" if end["refused"] == "directory" else ""
+    return Outcome(State.FAILURE, None, f"{step}: {reason}{mend}")

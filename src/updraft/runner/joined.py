@@ -30,6 +30,19 @@ class Joined:
         return f"Joined({self.name!r} of {self.url!r})"
 
     @property
+    def credential_id(self) -> str:
+        """What its token is known by; no secret."""
+        return self.token.split("_")[-2] if self.token.count("_") else ""
+
+    @property
+    def pin(self) -> str:
+        """How a person lets it know its server's new certificate."""
+        return (
+            f"remove this runner and join again: updraft runner remove {self.name}; updraft runner "
+            f"join {self.url} --fingerprint sha256:…"
+        )
+
+    @property
     def host(self) -> str:
         """The server's host."""
         return urlsplit(self.url).hostname or ""

@@ -34,7 +34,12 @@ def machine(name: str = "", serves: str = "") -> dict[str, Any]:
     shared = not serves and configured.isolation != "off" and owners.can_isolate() is None
     if shared:
         _check_owners(settings.runners_folder(), configured)
-    return {"name": name, "capacity": find_capacity(), "shared": shared, "serves": serves}
+    said = {"name": name, "capacity": find_capacity(), "shared": shared, "serves": serves}
+    if (
+        before := _credentials()
+    ):  # an older server knows no such field, and need not see it from a fresh machine
+        said["joined_as"] = before
+    return said
 
 
 def command(folder: str, *, shared: bool) -> list[str]:
@@ -103,15 +108,29 @@ def pin(folder: str, fingerprint: str) -> None:
 
 def only_folder() -> str:
     """Return the folder of this machine's joined runner.  Raises ``errors.UpdraftError``."""
-    base = Path(settings.runners_folder())
-    found = sorted(path.parent for path in base.glob("*/joined.json"))
+    found = _folders()
     if not found:
         raise errors.NotFound("no runner has joined from here; let one: updraft runner join URL")
     if len(found) > 1:
         raise errors.BadRequest(
             f"several runners have joined from here; say which with --folder {found[0]}"
         )
-    return str(found[0])
+    return found[0]
+
+
+def _credentials() -> list[str]:
+    """Return the ids of the credentials that this machine has as a runner."""
+    found = []
+    for folder in _folders():
+        with contextlib.suppress(errors.UpdraftError):  # what cannot be read says to join again
+            found.append(joined.load(folder).credential_id)
+    return found
+
+
+def _folders() -> list[str]:
+    """Return the folders of the runners that have joined from here."""
+    base = Path(settings.runners_folder())
+    return sorted(str(path.parent) for path in base.glob("*/joined.json"))
 
 
 def pid(folder: str) -> int | None:

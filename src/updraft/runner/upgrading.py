@@ -108,6 +108,7 @@ def fetch(place: joined.Joined, folder: Path) -> None:
         place.port,
         fingerprint=place.fingerprint,
         silence_seconds=_SILENCE_SECONDS,
+        pin=place.pin,
     )
     connection.sock = peer
     try:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from updraft.model.job import Resources
 from updraft.scheduling.capacity import Capacity
+
+_NAMED = 3
 
 
 def why_waiting(need: Resources, ahead: int, free: Collection[Capacity], pool: str) -> str:
     """Return the reason for a task with ``ahead`` others before it.
 
-    ``free``: what is free on each of the pool's runners that take its owner's tasks.
+    ``free``: what is free on each of the pool's runners that take its owner's tasks; at least one.
     """
-    if not free:
-        return f"pool {pool} has no runner that takes it now"
     if ahead:
         return f"pool {pool} is full ({ahead} ahead)"
     if any(each.fits(need) for each in free):
         return f"pool {pool} is about to start it"
     return f"next in pool {pool}, waits for {_missing(need, free)}"
+
+
+def none_takes(pool: str, drained: Sequence[str], away: Mapping[str, float]) -> str:
+    """Return why none of a pool's runners takes a task: they are drained, or ``away``.
+
+    ``away``: since how many seconds, by name.
+    """
+    match drained, list(away.items()):
+        case [name], []:
+            return f"runner {name} is drained; updraft runner drain {name} --undo"
+        case [], [(name, seconds)]:
+            return f"runner {name} is away, and was last heard of {_ago(seconds)} ago"
+    parts = ((len(drained), "drained"), (len(away), "away"))
+    counts = ", ".join(f"{count} {how}" for count, how in parts if count)
+    return f"none of pool {pool}'s runners takes tasks now: {counts}; updraft runner list"
+
+
+def serves_others(pool: str, serves: Mapping[str, str]) -> str:
+    """Return why none of a pool's runners ever takes a task: ``serves`` says whom each serves."""
+    named = [f"{name} serves {whom}" for name, whom in sorted(serves.items())]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f"pool {pool} has only runners that serve others: {', '.join(named[:_NAMED])}{more}"
 
 
 def limit_reached(whose: str, reached: str) -> str:
@@ -40,6 +62,14 @@ def never_fits(need: Resources, totals: Collection[Capacity], pool: str) -> str 
     if need.gpus > len(most.gpus):
         return f"{has} {len(most.gpus)} GPUs; lower --gpus"
     return f"no runner of pool {pool} has all of that; lower --cpus, --memory or --gpus"
+
+
+def _ago(seconds: float) -> str:
+    """Return a length of time in the largest unit of which there are two."""
+    for name, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {name}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def _missing(need: Resources, free: Collection[Capacity]) -> str:

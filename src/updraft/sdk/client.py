@@ -298,6 +298,8 @@ class Client:
                 except errors.NotReady as error:
                     self._pause(error)
                     continue
+                except errors.NotSignedIn as error:
+                    raise self._way.refused(error) from error
                 except errors.UpdraftError:
                     self._broke_at = None
                     raise
@@ -305,7 +307,7 @@ class Client:
                 return answer.content
 
     def _stream(self, path: str, params: Params) -> _Streamed:
-        return _Streamed(self._http, path, params)
+        return _Streamed(self._http, path, params, self._way)
 
     def _pause(self, error: httpx.TransportError | errors.NotReady) -> None:
         """Wait a moment before asking again; give up when the server does not come back."""
@@ -335,8 +337,8 @@ class Client:
 class _Streamed:
     """A streamed answer, for a ``with`` block; an error answer is raised at its beginning."""
 
-    def __init__(self, http: httpx.Client, path: str, params: Params) -> None:
-        self._http, self._path, self._params = http, path, params
+    def __init__(self, http: httpx.Client, path: str, params: Params, way: Way) -> None:
+        self._http, self._path, self._params, self._way = http, path, params, way
         self._context = self._open()
 
     def _open(self) -> AbstractContextManager[httpx.Response]:
@@ -353,6 +355,8 @@ class _Streamed:
             try:
                 answer.read()
                 _check(answer)
+            except errors.NotSignedIn as error:
+                raise self._way.refused(error) from error
             finally:
                 self._context.__exit__(None, None, None)
         return answer

@@ -35,7 +35,7 @@ def join(
         try:
             answer = client.post(
                 "/api/v1/runners/join",
-                json=request.model_dump(),
+                json=request.model_dump(exclude_unset=True),
                 headers={"Authorization": f"Bearer {token}"},
             )
         except httpx.TransportError as error:

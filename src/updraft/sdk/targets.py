@@ -52,6 +52,24 @@ class Target:
         system's authorities."""
         self.user = user
         self.profile = profile
+        """What it was read from; empty: variables of the environment."""
+
+    @property
+    def source(self) -> str:
+        """Where its address is from, for a person who may have to change it."""
+        return f"profile {self.profile}" if self.profile else "UPDRAFT_URL"
+
+    @property
+    def login(self) -> str:
+        """The command that signs in there again."""
+        return f"updraft login {self.url} --profile {self.profile}"
+
+    @property
+    def pin(self) -> str:
+        """How another fingerprint is given."""
+        if self.profile:
+            return f"sign in again: {self.login} --fingerprint sha256:…"
+        return "set UPDRAFT_FINGERPRINT=sha256:…"
 
     def __repr__(self) -> str:
         return f"Target({self.url!r}, …)"
@@ -71,10 +89,13 @@ def read_target(environ: Mapping[str, str]) -> Target | None:
                 f"{missing} is not set; UPDRAFT_URL and UPDRAFT_TOKEN go together"
             )
         fingerprint = environ.get("UPDRAFT_FINGERPRINT") or None
+        name = "UPDRAFT_URL"
         try:
+            parse_url(url)
+            name = "UPDRAFT_FINGERPRINT"
             return Target(url, token, project, fingerprint)
         except errors.BadRequest as error:
-            raise errors.BadConfiguration(error.message) from None
+            raise errors.BadConfiguration(f"{name}: {error.message}") from None
     folder = settings.config_folder(environ)
     name = environ.get("UPDRAFT_PROFILE") or current_profile(folder)
     if name == LOCAL:

@@ -14,6 +14,8 @@ from updraft.sdk.targets import read_target
 _FIRST_SECONDS = 12.0
 """How long a server may be away when it is first called: another takes its place in ten."""
 
+_SAID_SECONDS = 1.0
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
@@ -42,16 +44,28 @@ if TYPE_CHECKING:
         def stopped(self) -> bool:
             """Whether the server was told to stop, so that it will not come back by itself."""
 
+        def refused(self, error: errors.NotSignedIn) -> errors.NotSignedIn:
+            """Return the error with what its reader can mend: where the credential came from."""
 
-def find_way(say: Callable[[str], None] | None = None, *, start: bool = True) -> Way:
+
+def find_way(
+    say: Callable[[str], None] | None = None, *, start: bool = True, project: str = ""
+) -> Way:
     """Return the way to the server that commands of this environment are for.
 
     ``start``: one of this machine that is not there is started, which ``say`` tells a person.
-    Raises ``errors.BadConfiguration``.
+    ``project``: goes over the one that the environment or the profile names.
+
+    Raises ``errors.BadConfiguration``, and ``errors.BadRequest`` for a project of this machine's.
     """
     target = read_target(os.environ)
     if target is not None:
-        return RemoteWay(target)
+        target.project = project or target.project
+        return RemoteWay(target, say)
+    if project:
+        raise errors.BadRequest(
+            "--project is for a server that you signed in to; sign in: updraft login URL"
+        )
     return LocalWay(settings.folders(), say, start=start)
 
 
@@ -82,16 +96,37 @@ class LocalWay:
     def stopped(self) -> bool:
         return os.path.exists(self._folders.stopped)
 
+    def refused(self, error: errors.NotSignedIn) -> errors.NotSignedIn:
+        return error
+
 
 class RemoteWay:
     """To a server elsewhere, over TLS."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, say: Callable[[str], None] | None = None) -> None:
+        """``say`` tells a person at a terminal what takes long."""
         self.credentials = {"token": target.token, "project": target.project or ""}
         self.machine = settings.machine_key()
         self.target = target
+        self._say = say if say is not None and os.isatty(2) else None
 
     def connect(self) -> socket.socket:
+        say, self._say = self._say, None
+        if say is None:
+            return self._connect()
+        from threading import Timer  # noqa: PLC0415 - not on the way to a local server
+
+        # An attempt that nobody answers is silent for longer than a person should be left alone.
+        url = self.target.url
+        slow = Timer(_SAID_SECONDS, lambda: say(f"cannot reach {url} yet; trying for a while"))
+        slow.daemon = True
+        slow.start()
+        try:
+            return self._connect()
+        finally:
+            slow.cancel()
+
+    def _connect(self) -> socket.socket:
         until = time.monotonic() + _FIRST_SECONDS
         pause = 0.05
         while True:
@@ -102,7 +137,7 @@ class RemoteWay:
                 if time.monotonic() + pause > until:
                     raise errors.Unavailable(
                         f"cannot reach {self.target.url} ({error.strerror or error}); is it up, "
-                        "and is this the right server? see: updraft profile list"
+                        f"and the right address? it is from {self.target.source}"
                     ) from error
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
@@ -115,9 +150,22 @@ class RemoteWay:
     def stopped(self) -> bool:
         return False
 
+    def refused(self, error: errors.NotSignedIn) -> errors.NotSignedIn:
+        target = self.target
+        if not error.message.endswith(errors.SIGN_IN):
+            return error  # it is about something else, as a password
+        if target.profile:
+            return errors.NotSignedIn(
+                f"you are not signed in at {target.url} any more; sign in again: {target.login}"
+            )
+        return errors.NotSignedIn(
+            f"{target.url} does not know the token of UPDRAFT_TOKEN: it is mistyped, expired or "
+            "revoked; make a new one: updraft token create NAME"
+        )
+
     def _dial(self) -> socket.socket:
         from updraft.wire import tls  # noqa: PLC0415 - not on the way to a local server
 
         target = self.target
-        pin = target.fingerprint or ""
-        return tls.connect(target.host, target.port, fingerprint=pin)
+        known = target.fingerprint or ""
+        return tls.connect(target.host, target.port, fingerprint=known, pin=target.pin)

@@ -2,7 +2,7 @@
 # Makes this machine a runner of @URL@: installs Updraft from there, offline, and joins.
 # The token comes in UPDRAFT_JOIN_TOKEN or on standard input, or is asked for; never in an argument,
 # which every user of this machine could read.  UPDRAFT_VENV: where to install.  Arguments are those
-# of `updraft runner join`, as in: curl … | sh -s -- --name node7
+# of `updraft runner join`, as in: (curl …) | sh -s -- --name node7
 set -eu
 
 url='@URL@'
@@ -49,7 +49,7 @@ read_token() {
     [ -n "$token" ] || fail "a join token is needed, in UPDRAFT_JOIN_TOKEN; make one: updraft runner token POOL"
 }
 
-# In a function, so that nothing is done when only a part of this text arrived.
+# In a function, called within a group, so that nothing is done when only a part of this text arrived.
 main() {
     umask 022
     command -v curl >/dev/null 2>&1 || fail "curl is needed; install it"
@@ -94,4 +94,4 @@ main() {
     printf '%s\n' "$token" | "$folder/bin/updraft" runner join "$@" "$url"
 }
 
-main "$@"
+{ main "$@"; }

@@ -142,5 +142,7 @@ def tls_context(
     files = (configured.certificate, configured.key)
     if configured.certificate == SELF_SIGNED:
         files = certificates.ensure_self_signed(folders.state, host)
+    context = certificates.server_context(*files)
+    if not certificates.is_vouched_for(*files):
         log.info("certificate fingerprint: %s", certificates.fingerprint(files[0]))
-    return certificates.server_context(*files)
+    return context

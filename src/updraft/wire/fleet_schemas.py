@@ -47,6 +47,11 @@ class JoinRequest(Request):
         max_length=255,
         description="the one owner whose tasks it takes; empty: the token's maker, unless shared",
     )
+    joined_as: list[Text] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="ids of the credentials that this machine got as a runner before",
+    )
 
 
 class JoinAnswer(Answer):

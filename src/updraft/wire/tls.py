@@ -72,12 +72,17 @@ class FrameSocket:
 
 
 def connect(
-    host: str, port: int, *, fingerprint: str, silence_seconds: float | None = None
+    host: str,
+    port: int,
+    *,
+    fingerprint: str,
+    silence_seconds: float | None = None,
+    pin: str = "give its fingerprint: --fingerprint sha256:…",
 ) -> socket.socket:
     """Return a connection to a server that is who it is said to be.
 
-    ``silence_seconds``: how long each read and write may wait; None: for ever.  Raises ``OSError``
-    when there is none, and ``errors.NotAllowed``.
+    ``silence_seconds``: how long each read and write may wait; None: for ever.  ``pin``: how a
+    person gives a fingerprint.  Raises ``OSError`` when there is none, and ``errors.NotAllowed``.
     """
     peer = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
     try:
@@ -85,13 +90,13 @@ def connect(
         notice_silence(peer)
         secured = client_context(fingerprint).wrap_socket(peer, server_hostname=host)
         peer = secured
-        check(secured.getpeercert(binary_form=True), fingerprint, f"{host}:{port}")
+        check(secured.getpeercert(binary_form=True), fingerprint, f"{host}:{port}", pin)
         peer.settimeout(silence_seconds)
     except ssl.SSLCertVerificationError as error:
         peer.close()
         raise errors.NotAllowed(
             f"the certificate of {host}:{port} is not to be trusted ({error.verify_message}); if "
-            "the server has a self-signed one, give its fingerprint: --fingerprint sha256:…"
+            f"the server has a self-signed one, {pin}"
         ) from error
     except BaseException:
         peer.close()
@@ -128,7 +133,7 @@ def fingerprint_of(certificate: bytes) -> str:
     return _ALGORITHM + sha256(certificate).hexdigest()
 
 
-def check(certificate: bytes | None, fingerprint: str, where: str) -> None:
+def check(certificate: bytes | None, fingerprint: str, where: str, pin: str) -> None:
     """Refuse a server whose certificate is not the known one; before a byte is sent to it.
 
     Raises ``errors.NotAllowed``.
@@ -138,6 +143,5 @@ def check(certificate: bytes | None, fingerprint: str, where: str) -> None:
     found = fingerprint_of(certificate or b"")
     if not hmac.compare_digest(found, fingerprint.lower()):
         raise errors.NotAllowed(
-            f"{where} has another certificate than the known one: {found}; if it was renewed, "
-            "sign in again: updraft login URL --fingerprint …"
+            f"{where} has another certificate than the known one: {found}; if it was renewed, {pin}"
         )

@@ -108,7 +108,8 @@ class _JoinedServer:
             )
         inside: Any = transport.get_extra_info("ssl_object")
         try:
-            tls.check(inside.getpeercert(binary_form=True), place.fingerprint, place.url)
+            shown = inside.getpeercert(binary_form=True)
+            tls.check(shown, place.fingerprint, place.url, place.pin)
         except errors.NotAllowed as error:
             transport.close()
             raise ConnectionError(error.message) from error

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn
 
+_SHOWN_PATH = 500
 MOVED = b"W"
 """What a command says on its status pipe when it is in its workspace for want of its directory."""
 
@@ -97,6 +98,9 @@ def refusal(step: str, error: BaseException) -> dict[str, Any]:
     """Return the end of a task that failed at a step before its command ran."""
     number = error.errno if isinstance(error, OSError) and error.errno else 0
     text = os.strerror(number) if number else f"{type(error).__name__}: {error}"
+    if step == "directory" and isinstance(error, OSError) and error.filename:
+        place = os.fsdecode(error.filename).encode(errors="backslashreplace").decode()
+        text = f"{place[:_SHOWN_PATH]}: {text}"
     if step == "isolation":  # which step of it: nobody but an administrator can mend that
         text = f"this runner cannot isolate it: {error}"
     return {"refused": step, "errno": number, "message": text}

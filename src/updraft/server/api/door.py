@@ -401,7 +401,7 @@ class _Unknown:
         try:
             token, project = body.get("token"), body.get("project") or ""
             if self._doors.gate is None or type(token) is not str:
-                raise errors.NotSignedIn("this needs a credential; sign in: updraft login URL")
+                raise errors.NotSignedIn(f"this needs a credential; {errors.SIGN_IN}")
             if type(project) is not str:
                 raise errors.BadRequest("project: a project's name is needed")
             who = await self._doors.gate.admit(token, project or None, self._guest.peer)

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Header, Path, Request
 from sqlalchemy import RowMapping
 
 import updraft
@@ -30,12 +30,20 @@ def make_router(fleet: Fleet, installing: Installing) -> APIRouter:
     pools = fleet.pools
 
     @router.post("/runners/join", status_code=201, summary="Become a runner, with a join token")
-    async def join(body: wire.JoinRequest, authorization: str = Header()) -> wire.JoinAnswer:
+    async def join(
+        http: Request, body: wire.JoinRequest, authorization: str = Header()
+    ) -> wire.JoinAnswer:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise errors.NotSignedIn("a join token is needed: Authorization: Bearer TOKEN")
         request = JoinRequest(
-            body.name, body.capacity.host, body.capacity.model_dump(), body.shared, body.serves
+            body.name,
+            body.capacity.host,
+            body.capacity.model_dump(),
+            body.shared,
+            body.serves,
+            tuple(body.joined_as),
+            "" if http.client is None else http.client.host,
         )
         place = await fleet.join(token, request)
         runner = place.runner

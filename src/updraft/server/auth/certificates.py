@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import ipaddress
@@ -20,6 +21,8 @@ from updraft import errors
 from updraft.wire import tls
 
 _YEARS = 10
+_FLIGHTS = 4
+"""More than a handshake has, with a second hello where the first had no key that both know."""
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:
@@ -44,6 +47,30 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
             "files, and to belong together"
         ) from error
     return context
+
+
+def is_vouched_for(certificate: str, key: str) -> bool:
+    """Whether this machine's authorities vouch for a certificate, whatever name it is for.
+
+    Decided by a handshake in memory, as a client elsewhere decides it: with the chain that is sent,
+    and with what the system trusts.  Raises ``errors.BadConfiguration``.
+    """
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = server_context(certificate, key).wrap_bio(to_server, to_client, server_side=True)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    client = trusting.wrap_bio(to_client, to_server)
+    for _ in range(_FLIGHTS):
+        try:
+            client.do_handshake()
+        except ssl.SSLWantReadError:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                server.do_handshake()
+        except ssl.SSLError:
+            return False
+        else:
+            return True
+    return False
 
 
 def fingerprint(certificate: str) -> str:

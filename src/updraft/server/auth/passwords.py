@@ -35,7 +35,9 @@ class Passwords:
         Raises ``errors.BadRequest`` for one that is too short or too long.
         """
         if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
-            raise errors.BadRequest(f"password: {MIN_LENGTH} to {MAX_LENGTH} characters are needed")
+            raise errors.BadRequest(
+                f"password: {MIN_LENGTH} to {MAX_LENGTH} characters are needed; choose another"
+            )
         return await self._run(functools.partial(_hash, password))
 
     async def matches(self, stored: str | None, password: str) -> bool:

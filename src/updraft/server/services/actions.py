@@ -116,7 +116,10 @@ class Actions:
             if job is None:
                 raise errors.Conflict(f"job {row['id']} has ended")
             if job.time_limit_ms is None:
-                raise errors.Conflict(f"job {row['id']} has no time limit to extend")
+                raise errors.Conflict(
+                    f"job {row['id']} has no time limit to extend: it runs until it ends, or is "
+                    f"cancelled: updraft job cancel {row['id']}"
+                )
             limit_ms = job.time_limit_ms + more_ms
             if limit_ms > _MAX_LIMIT_MS:
                 raise errors.BadRequest("a time limit is at most ten years; add less")

@@ -14,7 +14,7 @@ def need_server_admin(who: Principal) -> None:
         raise errors.NotAllowed(
             "your token is not good for administering the server; sign in: updraft login"
         )
-    raise errors.NotAllowed("only a server admin may do this")
+    raise errors.NotAllowed(f"only a server admin may do this, and {who.owner} is none; ask one")
 
 
 def need_full_scope(who: Principal) -> None:

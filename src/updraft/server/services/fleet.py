@@ -7,6 +7,7 @@ a token, once, and be admitted with their own from then on.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -21,12 +22,14 @@ from updraft.model.access import Principal
 from updraft.model.pool import Pool, Runner
 from updraft.scheduling.capacity import shaped
 from updraft.server.auth import credentials
+from updraft.server.services.accounts import can_be_name
 from updraft.server.services.audit import note
 from updraft.server.services.authority import need_server_admin
 from updraft.server.services.execution import Execution
 from updraft.server.services.live import LiveRunner, Upgrade
 from updraft.server.services.pools import Pools, check_name
 from updraft.store import fleet as queries
+from updraft.store.access import find_user
 from updraft.store.database import Database
 from updraft.wire import frames
 
@@ -47,6 +50,10 @@ class JoinRequest:
     """Whether it keeps the tasks of several owners apart."""
     serves: str
     """Whose tasks it takes if it is not shared; empty: those of the join token's maker."""
+    joined_as: tuple[str, ...] = ()
+    """The ids of the credentials that this machine has from joining before."""
+    peer: str = ""
+    """The address that it asks from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,8 @@ class Fleet:
         own = credentials.new(credentials.Kind.RUNNER)
         wanted = request.name or _host_name(request.host)
         check_name("name", wanted)
+        self._refuse_twice(request.joined_as)
+        await self._check_serves(request.serves, row["created_by"])
         values = {
             "pool": pool.name,
             "credential": own.id,
@@ -137,6 +146,9 @@ class Fleet:
                     )
             name = _free_name(wanted, taken, exact=bool(request.name))
             queries.insert_runner(connection, {**values, "name": name})
+            # By the authority of whoever made the token, from where the machine is.
+            maker = Principal(row["created_by"], peer=request.peer)
+            note(connection, maker, "join runner", name, pool=pool.name, token=carried.id)
             return name
 
         name = await self._database.write(store)
@@ -145,6 +157,35 @@ class Fleet:
         rows = await self._database.read(queries.all_runners)
         self._know(next(row for row in rows if row["name"] == name))
         return Place(self._live.runners[name].known, own.text)
+
+    def _refuse_twice(self, joined_as: Iterable[str]) -> None:
+        """Refuse a machine that is a runner already: its CPUs would count twice.
+
+        Raises ``errors.Conflict``.
+        """
+        for credential in joined_as:
+            if (known := self._digests.get(credential)) is not None:
+                raise errors.Conflict(
+                    f"this machine is runner {known[1]} already; to join it anew, remove that "
+                    f"first: updraft runner remove {known[1]}"
+                )
+
+    async def _check_serves(self, owner: str, maker: str) -> None:
+        """Refuse a runner that would wait for the tasks of nobody.
+
+        Raises ``errors.BadRequest``.
+        """
+        # Whoever owns the server's socket is no user, and has jobs all the same.
+        if owner in ("", maker, f"uid:{os.geteuid()}"):
+            return
+        found = None
+        if can_be_name(owner):
+            found = await self._database.read(lambda c: find_user(c, owner))
+        if found is None:
+            raise errors.BadRequest(
+                f"serves: there is no user {owner!r}; see: updraft user list, or make them: "
+                "updraft user add"
+            )
 
     def admit(self, carried: credentials.Credential) -> Runner:
         """Return the runner that carries this credential.  Raises ``errors.RunnerRemoved``."""
@@ -340,7 +381,10 @@ def _free_name(wanted: str, taken: set[str], *, exact: bool) -> str:
     if wanted not in taken:
         return wanted
     if exact:
-        raise errors.Conflict(f"there is a runner {wanted} already; choose another --name")
+        raise errors.Conflict(
+            f"there is a runner {wanted} already; choose another --name, or remove it: "
+            f"updraft runner remove {wanted}"
+        )
     for number in range(2, _NAME_TRIES):
         if f"{wanted}-{number}" not in taken:
             return f"{wanted}-{number}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import re
 import shlex
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,7 +34,7 @@ class Installing:
         """Return the script for a machine that reached the server as ``host`` (and port)."""
         if not self.wheels():
             return f"printf 'updraft: %s\\n' '{_NONE}' >&2\nexit 1\n"
-        pin, fingerprint = self._pinned()
+        pin, fingerprint = self._pinned
         text = resources.files("updraft.server").joinpath("join.sh").read_text()
         for name, value in (
             ("@URL@", self.url(host)),
@@ -58,9 +59,12 @@ class Installing:
         url = self.url()
         if not url:
             return ""
-        pin, _ = self._pinned()
+        pin, _ = self._pinned
         trust = f"--pinnedpubkey {pin} -k " if pin else ""
-        return f"curl {trust}-sSf {shlex.quote(url + '/join')} | UPDRAFT_JOIN_TOKEN={token} sh"
+        # A pipe ends as its last command does: what curl could not get must fail there, too. Behind
+        # a part of the script it fails as well, which is all within a group that has no end.
+        fetch = f"curl {trust}-sSf {shlex.quote(url + '/join')} || printf '\\nexit 1\\n'"
+        return f"({fetch}) | UPDRAFT_JOIN_TOKEN={token} sh"
 
     def wheels(self) -> list[str]:
         """Return the names of the wheels that there are."""
@@ -93,9 +97,17 @@ class Installing:
             raise errors.NotFound(f"there is no wheel {name[:100]!r} here; see /wheels/")
         return Path(self._folders.wheelhouse, name)
 
+    @cached_property
     def _pinned(self) -> tuple[str, str]:
-        """Return the key and the certificate to trust; empty where an authority vouches for us."""
-        if self._configured.certificate != SELF_SIGNED:
+        """The key and the certificate to trust; empty where an authority vouches for us.
+
+        Of a private authority a machine may not know, so it counts only where this one does.
+        """
+        certificate = self._configured.certificate
+        if not certificate:
+            return "", ""  # whoever stands before us has one
+        if certificate == SELF_SIGNED:
+            certificate = certificates.self_signed_file(self._folders.state)
+        elif certificates.is_vouched_for(certificate, self._configured.key):
             return "", ""
-        certificate = certificates.self_signed_file(self._folders.state)
         return certificates.key_pin(certificate), certificates.fingerprint(certificate)

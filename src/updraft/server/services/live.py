@@ -197,8 +197,13 @@ class LiveRunner:
             self.control.send_message(frames.KILL, body, serial << 2)
 
     @property
+    def is_there(self) -> bool:
+        """Whether it can be told to start something."""
+        return not self.lost and self.control is not None and self.data is not None
+
+    @property
     def node(self) -> Node | None:
         """What it offers to new tasks; None while it takes none."""
-        if self.lost or self.control is None or self.data is None or self.known.draining:
+        if not self.is_there or self.known.draining:
             return None
         return Node(self.name, self.free, self.known.serves)

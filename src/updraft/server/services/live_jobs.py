@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from updraft.model.pool import Pool
 from updraft.model.states import State
 from updraft.scheduling.capacity import Capacity, Node
 from updraft.scheduling.queue import PoolQueue
-from updraft.scheduling.reasons import why_waiting
+from updraft.scheduling.reasons import none_takes, serves_others, why_waiting
 from updraft.server.services.holdings import Holdings
 from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
 from updraft.server.services.stored import StoredOutput
@@ -109,15 +110,27 @@ class LiveJobs:
         """Return why a job waits, computed now."""
         if job.attempt is not None:
             return "its runner is starting it" if self.runner_of(job) else "its runner is away"
-        nodes = list(self.nodes(job.pool))
-        if not nodes:
+        runners = list(self.runners_of(job.pool))
+        if not runners:
             return f"pool {job.pool} has no runner yet"
+        mine = [each for each in runners if each.known.serves in (None, job.owner)]
+        if not mine:
+            return serves_others(job.pool, {each.name: each.known.serves or "" for each in runners})
+        nodes = [node for each in mine if (node := each.node) is not None]
+        if not nodes:
+            return self._why_none_takes(job.pool, mine)
         limited = None if job.beside else self.holdings.why_waiting(job.party, job.need)
         if limited is not None:
             return limited
         ahead = self.queue(job.pool).ahead_of(job.place)
-        free = [node.free for node in nodes if node.takes(job.owner)]
-        return why_waiting(job.need, ahead, free, job.pool)
+        return why_waiting(job.need, ahead, [node.free for node in nodes], job.pool)
+
+    @staticmethod
+    def _why_none_takes(pool: str, runners: list[LiveRunner]) -> str:
+        now = time.monotonic()
+        drained = [each.name for each in runners if each.is_there and each.known.draining]
+        away = {each.name: now - each.seen for each in runners if each.name not in drained}
+        return none_takes(pool, drained, away)
 
     async def wait_for_end(self) -> None:
         """Wait until some live job ends."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from updraft import errors
 from updraft.configuration import Configuration
+from updraft.configuration.kinds import NAME, NAME_RULE
 from updraft.model.access import Principal
 from updraft.model.pool import LOCAL_JURISDICTION, LOCAL_POOL, Pool, Shape
 from updraft.scheduling.capacity import Capacity, shaped
@@ -30,9 +30,6 @@ from updraft.server.services.projects import no_project
 from updraft.store import fleet as queries
 from updraft.store.access import find_project
 from updraft.store.database import Database
-
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
-_NAME_RULE = "up to 63 small letters, digits, dots and hyphens, as in gpu-a100-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +262,10 @@ def configured_pools(configuration: Configuration) -> list[Pool]:
 
 def check_name(field: str, name: str) -> None:
     """Raise ``errors.BadRequest`` for what cannot be the name of a pool or a runner."""
-    if not _NAME.fullmatch(name):
-        raise errors.BadRequest(f"{field}: {name!r} is no name; it has {_NAME_RULE}")
+    if not NAME.fullmatch(name):
+        raise errors.BadRequest(
+            f"{field}: {name!r} is no name; it has {NAME_RULE}, as in gpu-a100-8"
+        )
 
 
 def _need_projects(connection: Connection, names: Iterable[str]) -> None:

@@ -273,7 +273,10 @@ def _named(connection: Connection, view: ProjectView, user_name: str) -> RowMapp
     rows = queries.members_of(connection, view.row["serial"])
     found = next((row for row in rows if row["user_name"] == user_name), None)
     if found is None:
-        raise errors.NotFound(f"{user_name!r} is not in project {view.row['name']}")
+        name = view.row["name"]
+        raise errors.NotFound(
+            f"{user_name!r} is not in project {name}; see who is: updraft project members {name}"
+        )
     return found
 
 

@@ -389,7 +389,7 @@ class SignIn:
     ) -> _Known:
         row = await find()
         if row is None:
-            raise errors.NotSignedIn("you are not signed in here; sign in: updraft login URL")
+            raise errors.NotSignedIn(f"you are not signed in here; {errors.SIGN_IN}")
         serial = row["user_serial"]
 
         def read(connection: Connection) -> tuple[dict[str, Role], set[str]]:

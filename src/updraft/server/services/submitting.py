@@ -160,21 +160,24 @@ class Submitting:
 
     def _pool_of(self, who: Principal, name: str) -> Pool:
         """Return the pool that a submission names, or the one that is meant when it names none."""
-        name = name or self._default_pool
-        pool = self._live.pools.get(name)
-        if pool is None or not pool.takes(who.project):
-            known = sorted(
-                each.name for each in self._live.pools.values() if each.takes(who.project)
-            )
+        usable = {each.name: each for each in self._live.pools.values() if each.takes(who.project)}
+        pool = usable.get(name or self._default_pool)
+        if pool is None and not name and len(usable) == 1:
+            (pool,) = usable.values()
+        if pool is None:
+            known = ", ".join(sorted(usable))
             if not name and known:
-                raise errors.BadRequest(f"which pool? choose one with -P: {', '.join(known)}")
+                raise errors.BadRequest(f"which pool? choose one with -P: {known}")
             raise errors.BadRequest(
-                f"there is no pool {name!r}; the pools are: {', '.join(known)}"
+                f"there is no pool {name!r}; the pools are: {known}"
                 if known
                 else "there is no pool yet; an administrator makes one: updraft pool create NAME"
             )
         if pool.draining:
-            raise errors.Conflict(f"pool {name} is being drained and takes no new jobs")
+            raise errors.Conflict(
+                f"pool {pool.name} is being drained and takes no new jobs; choose another with "
+                f"-P, or let it take some again: updraft pool drain {pool.name} --undo"
+            )
         return pool
 
     def _check_that_it_fits(self, who: Principal, submission: Submission, pool: Pool) -> None:
