@@ -346,9 +346,10 @@ def test_a_database_that_is_away_is_said_in_one_line_with_the_mend(
     folders: settings.Folders, tmp_path: Path
 ) -> None:
     Path(folders.state).mkdir(mode=0o700)
+    nobody = "postgresql://me:geheim@127.0.0.1:1/db"
     with pytest.raises(errors.Unavailable) as raised:
-        backups.make(folders, f"postgresql://me:geheim@/db?host={tmp_path}", tmp_path / "x")
-    assert raised.value.message.startswith("cannot use the database: connection to server on ")
+        backups.make(folders, nobody, tmp_path / "x")
+    assert raised.value.message.startswith("cannot use the database: connection to server at ")
     assert raised.value.message.endswith("; see that it runs and that server.database is right")
     assert "\n" not in raised.value.message
     assert "Is the server running" not in raised.value.message

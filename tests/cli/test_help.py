@@ -55,7 +55,7 @@ def test_the_commands_are_those_of_the_documentation() -> None:
         "pool", "pool list", "pool show", "pool create", "pool update", "pool drain",
         "pool delete", "runner", "runner join", "runner run", "runner token", "runner tokens",
         "runner tokens list", "runner tokens revoke", "runner list", "runner show", "runner drain",
-        "runner upgrade", "runner remove",
+        "runner upgrade", "runner remove", "runner stop",
         "login", "logout", "whoami", "profile", "profile list", "profile use", "profile remove",
         "user", "user add", "user list", "user show", "user disable", "user enable",
         "user password", "user remove", "token", "token create", "token list", "token revoke",
