@@ -88,7 +88,8 @@ def test_runners_are_upgraded_under_their_tasks_or_stay_as_they_were(tmp_path: P
                 line = updraft(own, "runner", "token", "gpu", "--line").out.strip()
                 assert shell(f"{line} -s -- --name node7", home).code == 0
                 token = updraft(own, "runner", "token", "gpu").out
-                pin = re.search(r"fingerprint='(\S+)'", shell(line.partition("|")[0], home).out)
+                curl = line.partition("curl ")[2].partition("|")[0]
+                pin = re.search(r"fingerprint='(\S+)'", shell(f"curl {curl}", home).out)
                 assert pin is not None
                 url = f"https://127.0.0.1:{port}"
                 words = ("runner", "join", url, "--name", "node8", "--fingerprint", pin[1])
