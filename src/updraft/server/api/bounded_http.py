@@ -139,6 +139,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._reading = self._head = True
         self._trailers = 0
+        if self._timer is None:  # it began in what the last request ended with
+            self._limit(_HEAD_SECONDS, self._too_slow)
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
