@@ -1,5 +1,6 @@
 """P6 on a runner: no process outlives its task by more than the grace, whatever it does."""
 
+import contextlib
 import os
 import signal
 import time
@@ -316,8 +317,11 @@ def test_a_task_that_stops_its_leader_is_ended_all_the_same(
 ) -> None:
     if keeper.isolation is not None:
         pytest.skip("an isolated command cannot stop its leader: it is its namespace's init")
-    agent.spawn(1, keeper.shell("trap '' TERM; kill -STOP $PPID; sleep 1000"))
+    told = keeper.folder / "told"  # the leader has said that it started
+    wait = f"until [ -e {told} ]; do sleep 0.01; done"
+    agent.spawn(1, keeper.shell(f"trap '' TERM; {wait}; kill -STOP $PPID; sleep 1000"))
     pid = agent.wait_started(1)
+    told.touch()
     until(lambda: state_of(keeper.leader_of(pid)) == "T")
     agent.send(frames.KILL, 1, body={"why": "cancel", "grace_ms": 0})
     agent.until(lambda: 1 in agent.ends, 30)
@@ -334,7 +338,8 @@ def test_a_killed_idle_leader_costs_nobody_anything(
         until(lambda: len(keeper.leaders()) >= 2)
         killed = keeper.leaders()
         for pid in killed:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended with another
+                os.kill(pid, signal.SIGKILL)
         for pid in killed:
             wait_gone(pid)
         # At once: the keeper may not have noticed.

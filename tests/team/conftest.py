@@ -33,8 +33,8 @@ def team() -> Iterator[Team]:
     if (why := can_isolate()) is not None:
         pytest.skip(why)
     with a_team() as made:
-        add_runners(made)
         add_people(made)
+        add_runners(made)
         made.wait_ready()
         yield made
 

@@ -25,8 +25,8 @@ LOCAL = ("pipes-environment-of-nothing-but-where-urun-finds-its-server",)
 def remote() -> Iterator[Team]:
     """One runner, for Alice, who is root on both machines."""
     with a_team() as team:
-        team.runner(team.network.host("runner"), serves="alice")
         team.person("alice", 0, team.network.host("desk"))
+        team.runner(team.network.host("runner"), serves="alice")
         team.wait_ready()
         yield team
 

@@ -28,9 +28,9 @@ exit $((40 + $UPDRAFT_ATTEMPT))
 def hasty() -> Iterator[Team]:
     """A server that soon gives up on a runner: two in one pool, one with a clock of its own."""
     with a_team(suspect_after="2s", lost_after=f"{LOST_SECONDS:g}s") as team:
+        team.person("alice", ALICE, team.network.host("desk"))
         for name in ("one", "two"):
             team.runner(team.network.host(name, clock=name == "two"), uid=CARETAKER, serves="alice")
-        team.person("alice", ALICE, team.network.host("desk"))
         team.wait_ready()
         yield team
 
