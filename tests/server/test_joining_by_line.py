@@ -183,7 +183,7 @@ def test_a_joined_runner_goes_on_in_the_background_and_is_run_in_the_foreground(
         with subprocess.Popen(command, env=joined.environment) as process:
             until(lambda: state() == "ready", "the runner in the foreground", 30)
             assert process.poll() is None
-            job = submit(own, "-P", "gpu", "sleep", "600")
+            job = submit(own, "-P", "gpu", "-C", "/", "sleep", "600")
             wait_state(own, job, "RUNNING")
             below = descendants(process.pid)
             assert updraft(own, "runner", "remove", "node7", "--force").code == 0
