@@ -99,7 +99,7 @@ def _nvidia(root: Path) -> list[Gpu]:
 
 
 def _nvidia_gpu(device: Any) -> Gpu:
-    import pynvml  # noqa: PLC0415
+    import pynvml  # noqa: PLC0415 - most machines have no GPU to ask about
 
     return {
         "uuid": str(pynvml.nvmlDeviceGetUUID(device)),

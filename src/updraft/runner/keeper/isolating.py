@@ -39,7 +39,7 @@ class Isolating:
 
     def isolate(self, attempt: int, spec: dict[str, Any]) -> dict[str, Any]:
         """Return the spec with what this keeper adds to it.  Raises ``ValueError``, ``OSError``."""
-        from updraft.runner.keeper import temporary  # noqa: PLC0415
+        from updraft.runner.keeper import temporary  # noqa: PLC0415 - most keepers need none
 
         isolation = self.prepare()
         isolation.check(spec["isolation"])
@@ -59,7 +59,7 @@ class Isolating:
         """Remove a task's temporary folders, if it had any."""
         if self._module is None:
             return
-        from updraft.runner.keeper import temporary  # noqa: PLC0415
+        from updraft.runner.keeper import temporary  # noqa: PLC0415 - most keepers need none
 
         path = temporary.folder_of(self._folder, attempt)
         if not temporary.remove_if_empty(path):
@@ -69,6 +69,6 @@ class Isolating:
     def remove_left_over(self) -> None:
         """Remove what tasks of a killed keeper left."""
         if os.path.isdir(os.path.join(self._folder, "private")):
-            from updraft.runner.keeper import temporary  # noqa: PLC0415
+            from updraft.runner.keeper import temporary  # noqa: PLC0415 - most keepers need none
 
             self.sweepers |= temporary.remove_aside(temporary.left_over(self._folder))

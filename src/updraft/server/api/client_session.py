@@ -77,7 +77,9 @@ class ClientSession(ClientStreams):
         await self.access.admission.admit(who, submission)
         client = self if submission.attached else None
         # The client may go while its job is being stored: the job is stored all the same.
-        job_id = await asyncio.shield(self.execution.submit(who, submission, environment, client))
+        job_id = await asyncio.shield(
+            self.execution.submitting.submit(who, submission, environment, client)
+        )
         self.renewed(self.who)  # which may have changed meanwhile
         if client is None:
             self.send(frames.ACCEPTED, {"job": job_id})

@@ -48,7 +48,9 @@ class Actions:
         submission, environment = parse_submission(body)
         await self._admission.admit(who, submission)
         # Once begun, the submission is stored whether its caller waits or not.
-        job_id = await asyncio.shield(self._execution.submit(who, submission, environment))
+        job_id = await asyncio.shield(
+            self._execution.submitting.submit(who, submission, environment)
+        )
         return await self._jobs.show(who, job_id)
 
     async def rerun(self, who: Principal, job_id: str, caller: Caller) -> JobView:
@@ -83,7 +85,9 @@ class Actions:
         environment = _merge(
             caller.environment, [b"PWD=" + command.directory, *command.set_environment]
         )
-        new_id = await asyncio.shield(self._execution.submit(who, submission, environment))
+        new_id = await asyncio.shield(
+            self._execution.submitting.submit(who, submission, environment)
+        )
         return await self._jobs.show(who, new_id)
 
     async def cancel(self, who: Principal, job_id: str) -> JobView:

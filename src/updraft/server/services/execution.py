@@ -11,8 +11,6 @@ from typing import Any
 from sqlalchemy import Connection
 
 from updraft import errors
-from updraft.model.access import Principal
-from updraft.model.job import Submission
 from updraft.model.pool import LOCAL_POOL
 from updraft.model.states import Wanted
 from updraft.server.auth.environment_keys import EnvironmentKeys
@@ -64,7 +62,7 @@ class Execution:
         core = Core(database, keys, self._background, self.live, relay, self.intake, self.changes)
         self._endings = Endings(core, self.schedule)
         self._granting = Granting(core, self._endings, quota_bytes)
-        self._submitting = Submitting(
+        self.submitting = Submitting(
             core, self._granting, self._endings, self.attendance, default_pool
         )
         self.reports = Reports(core, self._endings)
@@ -84,7 +82,7 @@ class Execution:
             )
 
         serials, rows, attempts, counts = await self._database.read(read)
-        self._submitting.last_serial, self._granting.last_serial = serials
+        self.submitting.last_serial, self._granting.last_serial = serials
         for row in rows:
             job = live_job(row, counts.get(row["serial"], 0))
             self.live.add(job)
@@ -92,19 +90,6 @@ class Execution:
         for row in attempts:
             job = self.live.jobs[row["job_serial"]]
             self.live.hold(job, live_attempt(row, job))
-
-    async def submit(
-        self,
-        who: Principal,
-        submission: Submission,
-        environment: bytes,
-        client: Client | None = None,
-    ) -> str:
-        """Store a job, and start it at once if there is room.  Returns its id, once durable.
-
-        A key that was seen before returns that job's id.  ``client`` is attached to a new job.
-        """
-        return await self._submitting.submit(who, submission, environment, client)
 
     def schedule(self) -> None:
         """Look at the queues soon, since something changed."""

@@ -74,31 +74,9 @@ class Submitting:
             raise errors.Unavailable("the server is stopping; try again")
         if self._background.closing:
             raise errors.NotReady("the server is being restarted")
-        self.last_serial += 1
-        slot, encrypted = self._keys.encrypt(environment)
-        now = time.time_ns()
-        policy = submission.policy
-        job = LiveJob(
-            serial=self.last_serial,
-            id=new_job_id(),
-            owner=who.owner,
-            project=who.project,
-            pool=pool.name,
-            name=submission.name,
-            need=submission.resources,
-            priority=policy.priority,
-            retries=policy.retries,
-            time_limit_ms=time_limit_ms,
-            keep_alive_ms=policy.keep_alive_ms,
-            grace_ms=policy.grace_ms,
-            attached=submission.attached,
-            created_ns=now,
-            command_name=name_of(submission.command.argv),
-            terminal=submission.command.terminal is not None,
-            key_slot=slot,
-            client=client,
-            pipes=submission.pipes,
-        )
+        job = self._new_job(who, submission, pool, time_limit_ms)
+        job.client = client
+        job.key_slot, encrypted = self._keys.encrypt(environment)
         command = command_body(submission)
         values = job_row(job, submission, pool.jurisdiction, pack(command), encrypted)
         self._live.add(job)
@@ -139,6 +117,31 @@ class Submitting:
             self._granting.send_spawn(job, attempt, command, environment)
         self._granting.schedule()  # for itself, or for the stages of a pipeline that wait for it
         return job.id
+
+    def _new_job(
+        self, who: Principal, submission: Submission, pool: Pool, time_limit_ms: int | None
+    ) -> LiveJob:
+        self.last_serial += 1
+        policy = submission.policy
+        return LiveJob(
+            serial=self.last_serial,
+            id=new_job_id(),
+            owner=who.owner,
+            project=who.project,
+            pool=pool.name,
+            name=submission.name,
+            need=submission.resources,
+            priority=policy.priority,
+            retries=policy.retries,
+            time_limit_ms=time_limit_ms,
+            keep_alive_ms=policy.keep_alive_ms,
+            grace_ms=policy.grace_ms,
+            attached=submission.attached,
+            created_ns=time.time_ns(),
+            command_name=name_of(submission.command.argv),
+            terminal=submission.command.terminal is not None,
+            pipes=submission.pipes,
+        )
 
     async def _stored_late(
         self, job: LiveJob, attempt: LiveAttempt | None, outcome: asyncio.Future[Any]
