@@ -99,6 +99,12 @@ SHIP = 48  # {stdout, stderr}: send output from these offsets on, to be stored b
 LEASE = 49  # {ms}: fenced tasks end unless the lease is renewed within this time
 UPGRADE = 50  # {release}: install it from the server's wheels; back, {problem}: it could not be
 
+# -- crews: the tasks of one array on one runner; channel names the crew
+CREW = 60  # {spec of what its tasks share, count, width}: so many of them at a time
+TASKS = 61  # {tasks: [[attempt, index, number], …], width}: attempts for it, in their order
+STARTS = 62  # {starts: [[attempt, pid, at], …]}
+ENDS = 63  # {ends: [[attempt, end as of EXITED, or {unstarted, why}], …]}
+
 
 def stream_channel(attempt: int, stream: int) -> int:
     """Return the channel of one stream of an attempt."""
