@@ -12,7 +12,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from benchmarks import build, echo, footprint, launch, load, machine, relay, render, throughput
+from benchmarks import (
+    build,
+    echo,
+    footprint,
+    launch,
+    load,
+    machine,
+    queued,
+    relay,
+    render,
+    throughput,
+)
 from benchmarks.install import REPOSITORY, Installation, existing_installation, make_installation
 from benchmarks.report import BenchmarkError, Report, Table
 from benchmarks.scratch import scratch_folder
@@ -31,6 +42,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "footprint": footprint.run,
     "load": load.run,
     "throughput": throughput.run,
+    "queued": queued.run,
     "build": build.run,
 }
 
