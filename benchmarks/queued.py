@@ -5,6 +5,7 @@ show, launch and cancel; their commands are timed from start to end, so most of 
 an interpreter. What counts is that the last size costs what the first does.
 """
 
+import json
 import os
 import subprocess
 import time
@@ -17,7 +18,10 @@ from benchmarks.timing import Command, Samples, seconds_of
 
 _SIZES = (10, 1_000, 10_000, 100_000, 1_000_000)
 _SUBMIT_SECONDS = 600
+_RUNS_FOR_A_WHILE = 10_000
+_LOOK_SECONDS = 3.0
 _AS_FEW = Asked(must=1.5)
+_MS, _RATE = Unit.MILLISECONDS, Unit.TASKS_PER_SECOND
 
 
 def run(installation: Installation, folder: Path, *, quick: bool) -> Table:
@@ -28,8 +32,15 @@ def run(installation: Installation, folder: Path, *, quick: bool) -> Table:
     for size in sizes:
         with fresh_instance(installation, folder / str(size)) as instance:
             instance.warm_up()
-            _submit(instance, "--cpus", str(os.cpu_count() or 1), "sleep", "1000000")
-            of_size, samples = _measure(instance, size, times)
+            holder = _submit(instance, "--cpus", str(os.cpu_count() or 1), "sleep", "1000000")
+            array, of_size, samples = _measure(instance, size, times)
+            if size >= _RUNS_FOR_A_WHILE:
+                seconds_of(_updraft(instance, "job", "cancel", holder))
+                note = f"of {size:,}, once they run"
+                rate = _tasks_per_second(instance, array)
+                of_size.append(Row(f"{size:,} queued: started and ended", rate, _RATE, note=note))
+            cancelled = seconds_of(_updraft(instance, "job", "cancel", array))
+            of_size.append(Row(f"{size:,} queued: all cancelled", 1000 * cancelled, _MS))
         rows += of_size
         medians.append({name: taken.p50 for name, taken in samples.items()})
     rows += [
@@ -44,8 +55,11 @@ def run(installation: Installation, folder: Path, *, quick: bool) -> Table:
     return Table("queued", f"an array waits; {times} of each command meanwhile", tuple(rows))
 
 
-def _measure(instance: Instance, size: int, times: int) -> tuple[list[Row], dict[str, Samples]]:
-    ms, queued = Unit.MILLISECONDS, f"{size:,} queued"
+def _measure(
+    instance: Instance, size: int, times: int
+) -> tuple[str, list[Row], dict[str, Samples]]:
+    """Submit the array, and see what it costs; return its id too."""
+    queued = f"{size:,} queued"
     server = instance.pids().server
     before = process.resident_bytes(server)
     start = time.perf_counter()
@@ -55,8 +69,8 @@ def _measure(instance: Instance, size: int, times: int) -> tuple[list[Row], dict
         Row(
             f"{queued}: acknowledged",
             1000 * acknowledged,
-            ms,
-            note=f"{1e6 * acknowledged / size:,.1f} µs a task",
+            _MS,
+            note=f"{1e6 * acknowledged / size:,.2f} µs a task",
         )
     ]
     samples = _samples(instance, array, times)
@@ -65,10 +79,8 @@ def _measure(instance: Instance, size: int, times: int) -> tuple[list[Row], dict
     rows.append(Row(f"{queued}: server memory", after / 1e6, Unit.MB, note=note))
     for name, taken in samples.items():
         note = f"p99 {1000 * taken.p99:.2f} ms"
-        rows.append(Row(f"{queued}: {name}, p50", 1000 * taken.p50, ms, note=note))
-    cancelled = seconds_of(_updraft(instance, "job", "cancel", array))
-    rows.append(Row(f"{queued}: all of them cancelled", 1000 * cancelled, ms))
-    return rows, samples
+        rows.append(Row(f"{queued}: {name}, p50", 1000 * taken.p50, _MS, note=note))
+    return array, rows, samples
 
 
 def _samples(instance: Instance, array: str, times: int) -> dict[str, Samples]:
@@ -84,6 +96,17 @@ def _samples(instance: Instance, array: str, times: int) -> dict[str, Samples]:
         ):
             taken.setdefault(name, []).append(seconds_of(command))
     return {name: Samples(tuple(seconds)) for name, seconds in taken.items()}
+
+
+def _tasks_per_second(instance: Instance, array: str) -> float:
+    looks = []
+    for pause in (1.0, _LOOK_SECONDS):
+        time.sleep(pause)
+        command = _updraft(instance, "job", "show", "--json", array)
+        shown = subprocess.run(command.argv, env=command.env, capture_output=True, check=True)
+        looks.append((time.perf_counter(), json.loads(shown.stdout)["tasks"]["ok"]))
+    (start, before), (end, after) = looks
+    return float((after - before) / (end - start))
 
 
 def _submit(instance: Instance, *arguments: str) -> str:
