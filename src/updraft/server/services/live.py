@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from updraft.model.job import Outcome, Resources
+from updraft.model.job import Outcome, Resources, RetryOn
 from updraft.model.pool import Runner
 from updraft.model.states import State, Wanted
 from updraft.scheduling.capacity import Capacity, Node
 from updraft.scheduling.queue import Party, Waiting
 from updraft.server.relay.relay import Link
+from updraft.server.services.live_array import LiveArray
 from updraft.wire import frames
 
 
@@ -119,10 +120,26 @@ class LiveJob:
     output_waits: bool = False
     """Whether what it writes waits for a client that is about to come back to a new server."""
     ending: bool = False
+    array: LiveArray | None = None
+    """Its tasks, if it is an array; ``attempt`` is then never one."""
+    start_stored: bool = False
+    """Of an array: whether its first start is stored."""
+    retry_on: frozenset[RetryOn] = frozenset({RetryOn.LOST})
+    backoff_ms: int = 0
+    not_before_ns: int | None = None
+    deadline_ns: int | None = None
+    preemptible: bool = False
+    parent: str | None = None
+    timer: asyncio.TimerHandle | None = None
+    """Of ``not_before_ns`` and ``deadline_ns``."""
+    expired: bool = False
+    """Whether its deadline is over, which ends it."""
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits for a grant."""
+        """Whether it waits for a grant, and none of its tasks has one."""
+        if self.array is not None and self.array.tasks:
+            return False
         return self.attempt is None and not self.ending
 
     @property
