@@ -34,7 +34,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from updraft.model.access import DEFAULT_PROJECT, Principal
 from updraft.model.job import ID_LENGTH, Kind
-from updraft.model.states import TERMINAL, State
+from updraft.model.states import TERMINAL, AttemptState, State
 from updraft.store.tables import attempts, events, jobs
 
 Values = dict[str, Any]
@@ -423,18 +423,12 @@ def move_attempts(connection: Connection, rows: Sequence[Values]) -> int:
     return connection.execute(statement, list(rows)).rowcount
 
 
-def drop_attempts(connection: Connection, serials: Collection[int]) -> None:
-    """Delete attempts that never started: their tasks are queued as they were before."""
-    granted = attempts.c.state == "GRANTED"
-    connection.execute(delete(attempts).where(attempts.c.serial.in_(serials), granted))
-
-
 @dataclass(frozen=True, slots=True)
 class StoredTasks:
     """What is stored of a live array's tasks, beyond its own row."""
 
-    tries: dict[int, int]
-    """How many attempts tasks have had that were tried again."""
+    tries: dict[int, tuple[int, int]]
+    """Of tasks that were tried again: their last attempt's number, and how many counted."""
     not_ok: dict[State, int]
     """How many ended in which state without being ok."""
     worst: tuple[int, int | None] | None
@@ -447,7 +441,11 @@ def tasks_of(connection: Connection, job_serial: int) -> StoredTasks:
     mine = (attempts.c.job_serial == job_serial) & bad
     again = attempts.c.outcome == State.IN_QUEUE
     tries = (
-        select(attempts.c.task_index, func.max(attempts.c.number))
+        select(
+            attempts.c.task_index,
+            func.max(attempts.c.number),
+            func.sum(case((attempts.c.state == AttemptState.RECALLED, 0), else_=1)),
+        )
         .where(mine, again)
         .group_by(attempts.c.task_index)
     )
@@ -462,7 +460,7 @@ def tasks_of(connection: Connection, job_serial: int) -> StoredTasks:
     )
     found = connection.execute(lowest).first()
     return StoredTasks(
-        dict(connection.execute(tries).tuples().all()),
+        {index: (last, counted) for index, last, counted in connection.execute(tries).tuples()},
         {State(state): count for state, count in connection.execute(counts).tuples()},
         None if found is None else (found[0], found[1]),
     )

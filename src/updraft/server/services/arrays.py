@@ -37,6 +37,13 @@ _NAMED_BYTES = 200
 
 _CANCELLED_UNSTARTED = "cancelled before it started"
 _UNSTARTED = {"unstarted": True, "stdout": 0, "stderr": 0}
+_NO_ENVIRONMENT = {
+    "refused": "start",
+    "errno": 0,
+    "message": "its stored environment is lost",
+    "stdout": 0,
+    "stderr": 0,
+}
 
 
 @dataclass(slots=True)
@@ -45,7 +52,7 @@ class _Turn:
 
     starts: list[dict[str, Any]] = field(default_factory=list)
     ends: list[dict[str, Any]] = field(default_factory=list)
-    unstarted: list[int] = field(default_factory=list)
+    recalled: list[dict[str, Any]] = field(default_factory=list)
     grants: list[dict[str, Any]] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
     job: dict[str, Any] = field(default_factory=dict)
@@ -195,8 +202,9 @@ class Arrays:
                 continue  # told twice
             turn.over.append(task)
             if end.get("unstarted") and not task.cancelled and job.wanted is Wanted.RUN:
-                turn.unstarted.append(task.serial)
+                turn.recalled.append(_recall_values(task))
                 array.queued.add(task.index)
+                array.tries[task.index] = (task.number, task.tried)
                 continue
             self._end_task(job, array, turn, task, end, retried, failed)
         for task in turn.over:
@@ -239,7 +247,7 @@ class Arrays:
             why in job.retry_on
             and job.wanted is Wanted.RUN
             and not task.cancelled
-            and task.number <= job.retries
+            and task.tried < job.retries
         )
         lengths = (end.get("stdout", 0), end.get("stderr", 0))
         turn.ends.append(
@@ -271,9 +279,9 @@ class Arrays:
             failed.add(task.index)
 
     def _queue_again(self, job: LiveJob, array: LiveArray, task: LiveTask) -> None:
-        array.tries[task.index] = task.number
+        array.tries[task.index] = (task.number, task.tried + 1)
         array.queued.add(task.index)
-        wait_ms = backoff_of(job.backoff_ms, task.number)
+        wait_ms = backoff_of(job.backoff_ms, task.tried + 1)
         if wait_ms:
             array.later.add(task.index)
             loop = asyncio.get_running_loop()
@@ -292,7 +300,7 @@ class Arrays:
         now_ns = time.time_ns()
         for index, done in withdrawn:
             turn.asked.append(done)
-            number = array.tries.pop(index, 0) + 1  # of the attempt that there will not be
+            number = array.tries.pop(index, (0, 0))[0] + 1  # of the attempt that there will not be
             array.ended_with(index, State.CANCELLED, None)
             turn.cancelled.append(
                 {
@@ -316,7 +324,7 @@ class Arrays:
         for index, retried in array.retrying.items():
             turn.requeued.append(retried.attempt)
             turn.asked.append(retried.stored)
-            array.tries[index] = retried.number
+            array.tries[index] = (retried.number, 0)
             array.queued.add(index)
         array.retrying.clear()
 
@@ -330,8 +338,9 @@ class Arrays:
                 continue
             fed: list[LiveTask] = []
             for index in array.take(lacking):
-                number = array.tries.get(index, 0) + 1
-                task = LiveTask(self._live.new_serial(), index, number, crew, now_ns)
+                number, tried = array.tries.get(index, (0, 0))
+                serial = self._live.new_serial()
+                task = LiveTask(serial, index, number + 1, crew, now_ns, tried)
                 fed.append(task)
                 array.tasks[task.serial] = crew.tasks[task.serial] = task
                 self._live.tasks[task.serial] = task
@@ -360,8 +369,7 @@ class Arrays:
     def _store(connection: Connection, job: LiveJob, turn: _Turn) -> bool:
         queries.move_attempts(connection, turn.starts)
         queries.move_attempts(connection, turn.ends)
-        if turn.unstarted:
-            queries.drop_attempts(connection, turn.unstarted)
+        queries.move_attempts(connection, turn.recalled)
         queries.insert_attempts(connection, turn.grants)
         queries.insert_attempts(connection, turn.cancelled)
         queries.tried_again(connection, turn.requeued)
@@ -418,8 +426,12 @@ class Arrays:
         if not tasks or job.wanted is not Wanted.RUN:
             return
         spec = await self._spec(job)
+        if spec is None:
+            for task in tasks:
+                self._take_end(task, dict(_NO_ENVIRONMENT))
+            return
         runner = self._live.runners.get(crew.runner)
-        if spec is None or runner is None or runner.control is None or runner.data is None:
+        if runner is None or runner.control is None or runner.data is None:
             return  # reconciling with it sends them again
         control, data = runner.control, runner.data
         if crew.keeper != runner.keeper:
@@ -443,21 +455,13 @@ class Arrays:
             )
 
     async def _spec(self, job: LiveJob) -> dict[str, Any] | None:
-        """Return what all tasks share; None: the array has ended for want of its environment."""
+        """Return what all tasks share; None: its environment is lost."""
         if job.serial not in self._specs:
             row = await self._core.background.read(lambda c: queries.command_of(c, job.serial))
             environment = None
             if row.environment is not None and row.key_slot is not None:
                 environment = self._core.keys.decrypt(row.key_slot, row.environment)
             if environment is None or job.array is None:
-                self._core.background.spawn(
-                    self._endings.finish_unstarted(
-                        job,
-                        Outcome(State.FAILURE, None, "its stored environment is lost"),
-                        patient=True,
-                    ),
-                    f"end {job.id}",
-                )
                 return None
             command = unpack_dict(row.command)
             job.command_name = name_of(command["argv"])
@@ -618,6 +622,16 @@ def _start_values(task: LiveTask) -> dict[str, Any]:
         "state": AttemptState.RUNNING,
         "pid": task.pid,
         "started_ns": task.started_ns,
+    }
+
+
+def _recall_values(task: LiveTask) -> dict[str, Any]:
+    return {
+        "b_serial": task.serial,
+        "state": AttemptState.RECALLED,
+        "outcome": State.IN_QUEUE,
+        "ended_ns": time.time_ns(),
+        "message": "taken back before it started",
     }
 
 

@@ -31,8 +31,10 @@ class LiveTask:
     """Its attempt's."""
     index: int
     number: int
-    crew: LiveCrew
+    crew: LiveCrew = field(repr=False)
     granted_ns: int
+    tried: int = 0
+    """How many attempts before this one count: those that were recalled do not."""
     started_ns: int | None = None
     pid: int | None = None
     stored: bool = False
@@ -50,7 +52,7 @@ class LiveCrew:
     """The tasks of one array on one runner."""
 
     serial: int
-    job: LiveJob
+    job: LiveJob = field(repr=False)
     runner: str
     slot: Resources
     """What each of its tasks takes of the runner."""
@@ -89,8 +91,8 @@ class LiveArray:
     not_ok: Counter[State] = field(default_factory=Counter)
     worst: tuple[int, int | None] | None = None
     """The lowest task that is not ok, and its exit code."""
-    tries: dict[int, int] = field(default_factory=dict)
-    """How many attempts tasks have had that are tried again."""
+    tries: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Of tasks that are tried again: their last attempt's number, and how many count as retries."""
     later: set[int] = field(default_factory=set)
     """Queued tasks whose next attempt is not due yet."""
     crews: dict[int, LiveCrew] = field(default_factory=dict)

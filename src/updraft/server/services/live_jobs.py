@@ -203,6 +203,8 @@ class LiveJobs:
 
     def wait(self, job: LiveJob) -> None:
         """A job waits (again), or still has tasks that do."""
+        if job.ending or job.serial not in self.jobs:
+            return
         if job.not_before_ns is not None:
             return  # see ``timing``
         if job.array is not None:
@@ -234,6 +236,7 @@ class LiveJobs:
             number=row["number"],
             crew=crew,
             granted_ns=row["granted_ns"],
+            tried=array.tries.get(row["task_index"], (0, 0))[1],
             started_ns=row["started_ns"],
             pid=row["pid"],
             stored=True,
