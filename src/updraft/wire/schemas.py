@@ -103,6 +103,7 @@ class JobSummary(Answer):
     priority: int
     times: Times
     source: str | None = Field(description="the job that this one runs again")
+    parent: str | None = Field(default=None, description="the job whose task submitted it")
 
 
 class Job(JobSummary):
@@ -110,6 +111,10 @@ class Job(JobSummary):
 
     attempts: list[Attempt]
     linked: list[str] = Field(description="jobs that ran this one again")
+    children: int = Field(default=0, description="how many jobs its tasks submitted")
+    live_children: list[str] = Field(
+        default_factory=list, description="those of them that have not ended, 100 at most"
+    )
 
 
 class JobPage(Answer):

@@ -25,7 +25,13 @@ def summary(view: JobView) -> schemas.JobSummary:
 def job(view: JobView) -> schemas.Job:
     """Return a job with its attempts."""
     attempts = [_attempt(row) for row in view.attempts]
-    return schemas.Job(**_summary(view), attempts=attempts, linked=view.reruns)
+    return schemas.Job(
+        **_summary(view),
+        attempts=attempts,
+        linked=view.reruns,
+        children=view.children,
+        live_children=list(view.live_children),
+    )
 
 
 def page(found: Page) -> schemas.JobPage:
@@ -98,6 +104,7 @@ def _summary(view: JobView) -> dict[str, Any]:
             ended=_maybe(row["ended_ns"]),
         ),
         "source": row["source"],
+        "parent": row["parent"],
     }
 
 

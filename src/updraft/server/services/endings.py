@@ -40,6 +40,8 @@ class Endings:
         self._intake = core.intake
         self._changes = core.changes
         self._schedule = schedule
+        self.forsake: Callable[[LiveJob, str], None] = lambda *_: None
+        """Ends the children of a job that did not come to its own end; says why."""
 
     def end_attempt(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> None:
         """Begin to end an attempt, as ``end`` says."""
@@ -105,6 +107,7 @@ class Endings:
         if runner is not None and runner.control is not None:
             runner.control.send_message(frames.FORGET, {"attempts": [attempt.serial]})
         if again:
+            self.forsake(job, f"job {job.id}, which submitted it, was lost and is tried again")
             job.ending = False
             job.state = State.IN_QUEUE
             self._live.wait(job)
@@ -167,6 +170,9 @@ class Endings:
         job.state = outcome.state
         client = job.client
         self.drop(job)
+        if outcome.state is not State.SUCCESS:
+            ended = outcome.state.lower() if outcome.state is not State.FAILURE else "lost"
+            self.forsake(job, f"job {job.id}, which submitted it, was {ended}")
         if client is not None:
             client.job_ended(job, outcome, lengths)
         self._changes.changed(job.serial)

@@ -6,6 +6,7 @@ that it expects, and applied here once the write is on the disk.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sqlalchemy import Connection
@@ -61,6 +62,7 @@ class Execution:
         self._background = Background(database)
         core = Core(database, keys, self._background, self.live, relay, self.intake, self.changes)
         self._endings = Endings(core, self.schedule)
+        self._endings.forsake = self._forsake
         self._granting = Granting(core, self._endings, quota_bytes)
         self.submitting = Submitting(
             core, self._granting, self._endings, self.attendance, default_pool
@@ -79,9 +81,10 @@ class Execution:
                 queries.live_jobs(connection),
                 queries.live_attempts(connection),
                 queries.attempt_counts(connection),
+                queries.ancestors(connection),
             )
 
-        serials, rows, attempts, counts = await self._database.read(read)
+        serials, rows, attempts, counts, ancestors = await self._database.read(read)
         self.submitting.last_serial, self._granting.last_serial = serials
         for row in rows:
             job = live_job(row, counts.get(row["serial"], 0))
@@ -89,7 +92,15 @@ class Execution:
             self.attendance.expect_after_restart(job)
         for row in attempts:
             job = self.live.jobs[row["job_serial"]]
-            self.live.hold(job, live_attempt(row, job))
+            attempt = live_attempt(row, job)
+            self.live.families.borrow_again(job, attempt)
+            self.live.hold(job, attempt)
+        for job, why in self.live.families.load(ancestors):
+            self._give_up(job, why)
+
+    def serve_tasks_at(self, socket: str) -> None:
+        """Let tasks of this machine's runner know the server's socket."""
+        self._granting.surroundings.socket = os.fsencode(socket)
 
     def schedule(self) -> None:
         """Look at the queues soon, since something changed."""
@@ -122,6 +133,13 @@ class Execution:
                 f"job {job.id} is being ended, but this could not be stored: {error.message}"
             ) from error
         self._kill(job)
+        self._forsake(job, f"job {job.id}, which submitted it, was cancelled")
+
+    def _forsake(self, job: LiveJob, why: str) -> None:
+        """Cancel the children of a job that is cancelled, or was lost, and theirs with them."""
+        for child in self.live.families.children(job.id):
+            if child.wanted is not Wanted.CANCEL and not child.ending:
+                self._give_up(child, why)
 
     def _kill(self, job: LiveJob) -> None:
         runner = self.live.runner_of(job)
@@ -142,6 +160,7 @@ class Execution:
     async def detach_client(self, job: LiveJob, client: Client) -> None:
         """The job's client leaves on purpose: stored, so that a restart does not miss it."""
         self.attendance.left(job, client)
+        self.live.left_alone(job)
         await self._write_job(job, {"detached": True})
 
     def _give_up(self, job: LiveJob, why: str) -> None:

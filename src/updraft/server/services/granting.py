@@ -21,6 +21,7 @@ from updraft.server.services.core import Core
 from updraft.server.services.endings import Endings
 from updraft.server.services.live import LiveAttempt, LiveJob
 from updraft.server.services.rows import attempt_row
+from updraft.server.services.task_surroundings import TaskSurroundings
 from updraft.store import jobs as queries
 from updraft.wire import frames
 from updraft.wire.packing import unpack_dict
@@ -39,19 +40,33 @@ class Granting:
         self._changes = core.changes
         self._endings = endings
         self._quota_bytes = quota_bytes
+        self.surroundings = TaskSurroundings(core.keys)
         self._schedule_due = False
         self.last_serial = 0
         """The newest attempt's."""
 
     def grant_now(self, job: LiveJob) -> tuple[LiveAttempt | None, dict[str, Any] | None]:
         """Grant a new job at once when nobody waits before it and it fits."""
-        if len(self._live.queue(job.pool)) > 1 and job.need != NOTHING:
-            return None, None
+        queued = len(self._live.queue(job.pool)) > 1 and job.need != NOTHING
         headrooms = self._live.holdings.headrooms([job.party])
+        families = self._live.families
+        runner = families.runner_of_parent(job)
+        if runner is not None:
+            # Where its directory is: in what is free there, or else in what its parent holds.
+            near = [] if queued or runner.node is None else [runner.node]
+            grant, loan = place(job.place, near, headrooms), families.loan(job)
+            if grant is not None:
+                return self._grant(job, grant)
+            if loan is not None:
+                return self._grant(job, *loan)
+        if queued:
+            return None, None
         grant = place(job.place, self._live.nodes(job.pool), headrooms)
         return (None, None) if grant is None else self._grant(job, grant)
 
-    def _grant(self, job: LiveJob, grant: Grant) -> tuple[LiveAttempt, dict[str, Any]]:
+    def _grant(
+        self, job: LiveJob, grant: Grant, lender: LiveAttempt | None = None
+    ) -> tuple[LiveAttempt, dict[str, Any]]:
         runner = self._live.runners[grant.node]
         runner.free = runner.free.without(grant.need, grant.gpus)
         self.last_serial += 1
@@ -63,6 +78,8 @@ class Granting:
             grant.gpus,
             time.time_ns(),
         )
+        if lender is not None:
+            attempt.lender, attempt.borrows = lender, job.need
         self._live.hold(job, attempt)
         return attempt, attempt_row(job, attempt)
 
@@ -78,6 +95,11 @@ class Granting:
             queue = self._live.queue(pool)
             if not len(queue):
                 continue
+            for child, loan, lender in self._live.families.loans(pool):
+                attempt, values = self._grant(child, loan, lender)
+                self._background.spawn(
+                    self._store_grant(child, attempt, values), f"grant {child.id}"
+                )
             headrooms = self._live.holdings.headrooms(queue.parties())
             grants = queue.choose(self._live.nodes(pool), headrooms)
             for grant in grants:
@@ -137,7 +159,7 @@ class Granting:
         if job.client is not None:
             job.client.attempt_granted(job, attempt)
         limit = frames.NO_LIMIT if job.client is None else frames.OUTPUT_WINDOW_BYTES
-        extra = b"\0UPDRAFT_JOB_ID=%b\0UPDRAFT_ATTEMPT=%d" % (job.id.encode(), attempt.number)
+        surroundings = self.surroundings.of(job, attempt, environment, command, runner)
         tty = command["tty"]
         spec = {
             **command,
@@ -146,7 +168,8 @@ class Granting:
             "project": job.project,
             "gpus": list(attempt.gpus),
             "folder": os.fsencode(self._live.folder_of(job.id, attempt.number)),
-            "environment": environment + extra,
+            **surroundings,
+            "lineage": list(job.lineage),
             "attached": job.client is not None,
             "limits": [limit, limit],
             "memory_bytes": job.need.memory_bytes,

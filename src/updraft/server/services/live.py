@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from updraft.model.job import Outcome, Resources
 from updraft.model.pool import Runner
 from updraft.model.states import State, Wanted
-from updraft.scheduling.capacity import Capacity, Node
+from updraft.scheduling.capacity import NOTHING, Capacity, Node
 from updraft.scheduling.queue import Party, Waiting
 from updraft.server.relay.relay import Link
 from updraft.wire import frames
@@ -60,7 +60,7 @@ class LiveAttempt:
     number: int
     runner: str
     holds: Resources
-    """What it took of its runner, however its job's need changes meanwhile."""
+    """What it took of its runner, however its job's need changes meanwhile; a borrower: nothing."""
     gpus: tuple[str, ...]
     granted_ns: int
     started_ns: int | None = None
@@ -75,6 +75,20 @@ class LiveAttempt:
     """Whether the runner that is connected was told to start it."""
     signals: list[int] = field(default_factory=list)
     """What came before it could be delivered."""
+    lender: LiveAttempt | None = None
+    """In whose share it runs (``families``); its GPUs are that one's too."""
+    borrows: Resources = NOTHING
+    """What it has of that share."""
+
+    @property
+    def has(self) -> Resources:
+        """What it may use, and lend: its own, or borrowed."""
+        return self.holds if self.lender is None else self.borrows
+
+    @property
+    def own_gpus(self) -> tuple[str, ...]:
+        """The GPUs that are its runner's again when it is over."""
+        return self.gpus if self.lender is None else ()
 
     def within(self, at_ns: int) -> int:
         """Return when something happened to it by its runner's clock, within what ours says."""
@@ -105,6 +119,12 @@ class LiveJob:
     """The pipes that its client reads and writes (``urun a | urun b``)."""
     beside: bool = False
     """Whether another stage of its pipeline had its grant before."""
+    payer: LiveJob | None = None
+    """The stage whose CPUs it runs on then."""
+    parent: str | None = None
+    """The job of the task that submitted it."""
+    lineage: tuple[str, ...] = ()
+    """That one and those that it came from itself, the first one first."""
     state: State = State.IN_QUEUE
     wanted: Wanted = Wanted.RUN
     detached: bool = False

@@ -109,6 +109,7 @@ def job_row(
         "keep_alive_ms": job.keep_alive_ms,
         "grace_ms": job.grace_ms,
         "source": submission.source,
+        "parent": job.parent,
         "state": State.IN_QUEUE,
         "wanted": Wanted.RUN,
         "message": "",
@@ -174,6 +175,7 @@ def live_job(row: RowMapping, attempts: int) -> LiveJob:
         started_ns=row["started_ns"],
         attempts=attempts,
         key_slot=row["key_slot"],
+        parent=row["parent"],
     )
 
 

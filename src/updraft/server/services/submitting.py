@@ -66,6 +66,7 @@ class Submitting:
 
         A key that was seen before returns that job's id.  ``client`` is attached to a new job.
         """
+        submission = self._live.families.adopt(who, submission)
         pool = self._pool_of(who, submission.pool)
         await self._first_runner(pool)
         self._check_that_it_fits(who, submission, pool)
@@ -141,6 +142,7 @@ class Submitting:
             command_name=name_of(submission.command.argv),
             terminal=submission.command.terminal is not None,
             pipes=submission.pipes,
+            parent=submission.parent,
         )
 
     async def _stored_late(
