@@ -8,7 +8,7 @@ child that borrowed lends on what it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -81,6 +81,7 @@ class Families:
         if job.parent is not None:
             _remove(self._children, job.parent, job.serial)
             _remove(self._waiting, job.parent, job.serial)
+        self._changed.discard(job.id)
 
     # -- what they share
 
@@ -97,11 +98,35 @@ class Families:
             _remove(self._waiting, job.parent, job.serial)
         if attempt.lender is not None:
             self._borrowers.setdefault(attempt.lender.serial, {})[attempt.serial] = job
-        self._changed.add(job.id)
+        self._look_at(job.id)
 
     def look_again(self) -> None:
         """A runner is there (again): whoever waits may have its parent on it."""
         self._changed.update(self._waiting)
+
+    def need_room(self, submission: Submission, runners: Iterable[LiveRunner]) -> None:
+        """Refuse an attached child that could never start, since those that wait for it hold more.
+
+        ``runners``: of its pool, and its owner's to use.  Raises ``errors.BadRequest``.
+        """
+        parent = self._jobs.get(submission.parent or "")
+        if parent is None or not submission.attached:
+            return
+        need, waiting = submission.resources, [parent]
+        waiting += [job for each in parent.lineage if (job := self._jobs.get(each)) is not None]
+        if parent.pool == submission.pool and not _is_too_large(need, parent):
+            return
+        for runner in runners:
+            room = runner.total
+            for job in waiting:
+                if job.attempt is not None and job.attempt.runner == runner.name:
+                    room = room.without(job.attempt.holds, job.attempt.own_gpus)
+            if room.fits(need):
+                return
+        raise errors.BadRequest(
+            f"this job would wait for ever: job {parent.id}, which waits for it, holds what it "
+            "needs; ask for no more than that job has, or submit it with ubatch"
+        )
 
     def loans(self, pool: str) -> Iterator[tuple[LiveJob, Grant, LiveAttempt]]:
         """Yield who may run in its parent's share now, first come, how, and whose that is.
@@ -154,8 +179,7 @@ class Families:
         """
         if attempt.lender is not None:
             _remove(self._borrowers, attempt.lender.serial, attempt.serial)
-            if job.parent is not None:
-                self._changed.add(job.parent)
+            self._look_at(job.parent)
         borrowers = self._borrowers.pop(attempt.serial, {})
         lender = attempt.lender
         if lender is None:
@@ -178,8 +202,13 @@ class Families:
         if attempt is None or attempt.lender is None:
             return False
         _remove(self._borrowers, attempt.lender.serial, attempt.serial)
-        self._changed.add(job.parent or "")
+        self._look_at(job.parent)
         return True
+
+    def _look_at(self, parent_id: str | None) -> None:
+        """What a parent has left has changed."""
+        if parent_id in self._waiting:
+            self._changed.add(parent_id)
 
     def load(self, ancestors: Mapping[str, Ancestor]) -> list[tuple[LiveJob, str]]:
         """Take up the families of before the server was restarted, once all jobs are here.
