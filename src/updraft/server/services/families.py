@@ -194,12 +194,13 @@ class Families:
     def left(self, job: LiveJob) -> bool:
         """A job's client left it on purpose: nobody waits for it, and it waits for free capacity.
 
-        Returns whether it had borrowed, and is to hold for itself.
+        Returns whether it had borrowed, and is to hold for itself.  A GPU has one holder: who
+        borrowed one goes on so until its lender's end.
         """
         if job.parent is not None:
             _remove(self._waiting, job.parent, job.serial)
         attempt = job.attempt
-        if attempt is None or attempt.lender is None:
+        if attempt is None or attempt.lender is None or attempt.gpus:
             return False
         _remove(self._borrowers, attempt.lender.serial, attempt.serial)
         self._look_at(job.parent)
