@@ -81,6 +81,7 @@ class Machine:
         runner = self.live.runners["local"]
         runner.free = runner.free.without(need, gpus)
         attempt = LiveAttempt(1000 + job.serial, 1, "local", need, gpus, 0)
+        attempt.unpaid_cpus_milli = job.unpaid_cpus_milli
         if lender is not None:
             attempt.lender, attempt.borrows = lender, job.need
         self.live.hold(job, attempt)
@@ -193,7 +194,7 @@ def test_brothers_share_what_their_parent_holds() -> None:
     assert len(machine.running) == 2
 
 
-def test_a_pipelines_stage_lends_what_the_stage_that_pays_for_it_holds() -> None:
+def test_a_pipelines_stage_lends_what_another_one_counts_for_it() -> None:
     machine = Machine()
     machine.total = Capacity(1000, 4, GPUS)
     runner = machine.live.runners["local"]
@@ -254,7 +255,6 @@ def test_children_of_a_restarted_server_borrow_again(tmp_path: Path) -> None:
         assert found.attempt.lender is not None
         await world.made.execution.settle()
         again = Execution(world.made.database, world.made.keys, Relay(), str(tmp_path / "logs"))
-        again.live.add_runner(live.runners[found.attempt.runner])
         await again.load()
         child_again, parent_again = again.live.find(child), again.live.find(job)
         assert child_again is not None

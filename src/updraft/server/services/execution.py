@@ -90,7 +90,7 @@ class Execution:
             job = live_job(row, counts.get(row["serial"], 0))
             self.live.add(job)
             self.attendance.expect_after_restart(job)
-        for row in attempts:
+        for row in sorted(attempts, key=lambda each: each["serial"]):
             job = self.live.jobs[row["job_serial"]]
             attempt = live_attempt(row, job)
             self.live.families.borrow_again(job, attempt)

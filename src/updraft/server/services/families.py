@@ -152,11 +152,12 @@ class Families:
         parent = self._waited_for(job)
         if parent is None or parent.ending or parent.wanted is not Wanted.RUN:
             return None
-        for lender in _lenders(parent):
-            runner, gpus = self._runners.get(lender.runner), self._left_of(lender, job.need)
-            if runner is not None and runner.is_there and gpus is not None:
-                return Grant(job.serial, runner.name, NOTHING, gpus), lender
-        return None
+        lender = parent.attempt
+        runner = None if lender is None else self._runners.get(lender.runner)
+        if lender is None or runner is None or not runner.is_there:
+            return None
+        gpus = self._left_of(lender, job.need)
+        return None if gpus is None else (Grant(job.serial, runner.name, NOTHING, gpus), lender)
 
     def runner_of_parent(self, job: LiveJob) -> LiveRunner | None:
         """Return the runner where an attached child has its directory: its parent's, if any."""
@@ -235,11 +236,15 @@ class Families:
     def borrow_again(self, job: LiveJob, attempt: LiveAttempt) -> None:
         """An attempt of before the server was restarted borrows again what it fits in.
 
-        Which did is not stored.  Parents come before their children.
+        Which did is not stored, but for GPUs.  Parents come before their children.
         """
-        loan = self.loan(job)
-        if loan is not None and loan[1].runner == attempt.runner:
-            attempt.holds, attempt.borrows, attempt.lender = NOTHING, job.need, loan[1]
+        parent = self._waited_for(job)
+        lender = None if parent is None else parent.attempt
+        if lender is None or lender.runner != attempt.runner:
+            return
+        gpus = set(attempt.gpus)
+        if gpus <= set(lender.gpus) and self._left_of(lender, job.need) is not None:
+            attempt.holds, attempt.borrows, attempt.lender = NOTHING, job.need, lender
 
     def _left_of(self, lender: LiveAttempt, need: Resources) -> tuple[str, ...] | None:
         """Return the GPUs that ``need`` gets of what an attempt has left; None: it does not fit."""
@@ -254,18 +259,13 @@ class Families:
         return left.take(need)[1] if left.fits(need) else None
 
 
-def _lenders(parent: LiveJob) -> list[LiveAttempt]:
-    """Return who may lend to a job's children: it, and the stage that pays for its pipeline."""
-    payer = None if parent.payer is None else parent.payer.attempt
-    return [each for each in (parent.attempt, payer) if each is not None]
-
-
 def _is_too_large(need: Resources, parent: LiveJob) -> bool:
-    """Whether no lender ever has so much: whoever comes behind need not wait for it."""
-    return not any(
-        Capacity(each.has.cpus_milli, each.has.memory_bytes, frozenset(each.gpus)).fits(need)
-        for each in _lenders(parent)
-    )
+    """Whether its parent never has so much: whoever comes behind need not wait for it."""
+    if parent.attempt is None:
+        return False
+    has = parent.attempt.has
+    whole = Capacity(has.cpus_milli, has.memory_bytes, frozenset(parent.attempt.gpus))
+    return not whole.fits(need)
 
 
 def lineage_of(parent: str, parents: Mapping[str, str | None]) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ class Granting:
             grant.gpus,
             time.time_ns(),
         )
+        attempt.unpaid_cpus_milli = job.unpaid_cpus_milli
         if lender is not None:
             attempt.lender, attempt.borrows = lender, job.need
         self._live.hold(job, attempt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from updraft.model.job import Outcome, Resources
@@ -79,11 +79,14 @@ class LiveAttempt:
     """In whose share it runs (``families``); its GPUs are that one's too."""
     borrows: Resources = NOTHING
     """What it has of that share."""
+    unpaid_cpus_milli: int = 0
+    """What it does not count, as the stage of a pipeline whose CPUs another one counts."""
 
     @property
     def has(self) -> Resources:
-        """What it may use, and lend: its own, or borrowed."""
-        return self.holds if self.lender is None else self.borrows
+        """What it may use, and lend: its own, borrowed, or counted elsewhere."""
+        paid = self.holds if self.lender is None else self.borrows
+        return replace(paid, cpus_milli=paid.cpus_milli + self.unpaid_cpus_milli)
 
     @property
     def own_gpus(self) -> tuple[str, ...]:
@@ -119,8 +122,8 @@ class LiveJob:
     """The pipes that its client reads and writes (``urun a | urun b``)."""
     beside: bool = False
     """Whether another stage of its pipeline had its grant before."""
-    payer: LiveJob | None = None
-    """The stage whose CPUs it runs on then."""
+    unpaid_cpus_milli: int = 0
+    """What it then does not count, and runs on all the same."""
     parent: str | None = None
     """The job of the task that submitted it."""
     lineage: tuple[str, ...] = ()

@@ -166,9 +166,8 @@ class LiveJobs:
         for pipe in filter(None, job.pipes):
             self._ends.setdefault(pipe, set()).add(job)
         self.families.added(job)
-        for stage in self._stages_beside(job):
-            if stage.attempt is not None and not job.beside:
-                _start_beside(job, stage)
+        if any(stage.attempt is not None for stage in self._stages_beside(job)):
+            _start_beside(job)
         self.wait(job)
 
     def wait(self, job: LiveJob) -> None:
@@ -188,7 +187,8 @@ class LiveJobs:
         for stage in self._stages_beside(job):
             if stage.waiting:
                 self.queue(stage.pool).discard(stage.place)
-                _start_beside(stage, job)
+                if not stage.beside:
+                    _start_beside(stage)
                 self.wait(stage)
 
     def _stages_beside(self, job: LiveJob) -> list[LiveJob]:
@@ -280,8 +280,8 @@ class LiveJobs:
         attempt.signals.clear()
 
 
-def _start_beside(stage: LiveJob, other: LiveJob) -> None:
+def _start_beside(stage: LiveJob) -> None:
     """Let a stage of a pipeline run on the CPUs of another one."""
+    stage.unpaid_cpus_milli = stage.need.cpus_milli
     stage.need = replace(stage.need, cpus_milli=0)
     stage.beside = True
-    stage.payer = other.payer or other
