@@ -163,12 +163,10 @@ def test_a_parent_that_does_not_come_to_its_own_end_takes_its_children_along(
     own: Instance, tmp_path: Path, how: str
 ) -> None:
     said = tmp_path / "said"
-    sleep = "sh -c \\'sleep 1000; true\\'"
-    inner = f"ubatch --cpus 0 {sleep} >>{said}; exec sleep 1000"
-    parent = submit(
-        own, "--cpus", "0", "--retries", "0", "--",
-        "sh", "-c", f"ubatch --cpus 0 -- sh -c '{inner}' >>{said}; exec sleep 1000",
-    )  # fmt: skip
+    child = tmp_path / "child.sh"
+    child.write_text(f"ubatch --cpus 0 sleep 1000 >>{said}; exec sleep 1000")
+    script = f"ubatch --cpus 0 sh {child} >>{said}; exec sleep 1000"
+    parent = submit(own, "--cpus", "0", "--retries", "0", "--", "sh", "-c", script)
     wait_for("both children", lambda: said.exists() and len(said.read_text().split()) == 2)
     children = said.read_text().split()
     wait_for("them to run", lambda: all(job(own, c)["state"] == "RUNNING" for c in children))
