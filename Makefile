@@ -82,7 +82,7 @@ docs: $(VENV)/.dev  ## write the references of commands and keys from the code
 
 .PHONY: clean
 clean:  ## remove environments, builds and caches
-	rm -rf .venv .venv-bench build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf .venv .venv-bench .venv-peers build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	    .import_linter_cache
 	find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 

@@ -12,7 +12,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from benchmarks import echo, footprint, launch, load, machine, relay, render
+from benchmarks import (
+    build,
+    echo,
+    footprint,
+    launch,
+    load,
+    machine,
+    queued,
+    relay,
+    render,
+    throughput,
+)
 from benchmarks.install import REPOSITORY, Installation, existing_installation, make_installation
 from benchmarks.report import BenchmarkError, Report, Table
 from benchmarks.scratch import scratch_folder
@@ -30,6 +41,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "echo": echo.run,
     "footprint": footprint.run,
     "load": load.run,
+    "throughput": throughput.run,
+    "queued": queued.run,
+    "build": build.run,
 }
 
 

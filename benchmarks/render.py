@@ -54,7 +54,7 @@ def figure(value: float, unit: Unit) -> str:
             return f"{value:.2f}×"
         case Unit.MILLISECONDS | Unit.SECONDS | Unit.PERCENT:
             return f"{value:.2f} {unit}"
-        case Unit.MB_PER_SECOND:
+        case Unit.MB_PER_SECOND | Unit.TASKS_PER_SECOND:
             return f"{value:,.0f} {unit}"
         case Unit.MB:
             return f"{value:.1f} {unit}"

@@ -13,6 +13,7 @@ class Unit(StrEnum):
     MILLISECONDS = "ms"
     SECONDS = "s"
     MB_PER_SECOND = "MB/s"  # 10^6 bytes
+    TASKS_PER_SECOND = "tasks/s"
     MB = "MB"  # 10^6 bytes
     RATIO = "×"
     PERCENT = "%"

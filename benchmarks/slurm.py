@@ -21,11 +21,12 @@ from benchmarks.report import PeerUnavailable
 from benchmarks.scratch import plain_environment
 from benchmarks.timing import Command
 
-NODES = ("n1", "n2", "n3", "n4")
-_PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sinfo", "squeue", "scancel")
+_PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sinfo", "squeue", "scancel", "sbatch")
 _START_SECONDS = 30.0
 _END_SECONDS = 10.0
 _POLL_SECONDS = 0.05
+_ARRAY_POLL_SECONDS = 0.25
+"""Each look is a call that the controller answers: seldom enough to cost it little."""
 
 _CONFIGURATION = """\
 ClusterName=bench
@@ -42,18 +43,58 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 PlugStackConfig={folder}/plugstack.conf
 MailProg={mail}
-ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerType=sched/backfill
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 ReturnToService=2
 SlurmdParameters=config_overrides
+{settings}
 {communication}
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a Slurm is made of. `cpus`: of each node; None: as many as the machine has."""
+
+    nodes: tuple[str, ...]
+    cpus: int | None
+    settings: str
+    """Lines of slurm.conf."""
+
+
+LAUNCHES = Cluster(
+    ("n1", "n2", "n3", "n4"),
+    None,
+    "SchedulerType=sched/backfill\nProctrackType=proctrack/linuxproc",
+)
+"""As packaged: what `srun` is measured with."""
+
+HIGH_THROUGHPUT = Cluster(
+    ("n1",),
+    4,
+    """\
+SchedulerType=sched/builtin
+PriorityType=priority/basic
+ProctrackType=proctrack/pgid
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1
+Epilog={true}
+MaxJobCount=200000
+MaxArraySize=100001
+MinJobAge=2
+MessageTimeout=60
+SlurmctldDebug=error
+SlurmdDebug=error""",
+)
+"""Slurm's guide to high throughput, for four CPUs.
+
+The guide's `defer` and its pauses between passes of the scheduler are left out: they are for
+clusters that have hundreds of jobs to start in a pass, and would start four a second, or fewer. For
+the same reason there is an epilog: without one, the end of a job waits for the next second's pass.
 """
 
 
@@ -67,10 +108,26 @@ class Slurm:
     def srun(self, *arguments: str) -> Command:
         return Command(" ".join(["srun", *arguments]), (_program("srun"), *arguments), self.env)
 
+    def run_array(self, script: Path, count: int) -> float:
+        """Run the script `count` times as one job array, its output nowhere.
+
+        Returns the seconds from the submission until none is left.
+        """
+        start = time.perf_counter()
+        job = _ask(
+            ["sbatch", "--parsable", f"--array=0-{count - 1}", "--output=/dev/null", str(script)],
+            self.env,
+        )
+        if not job:
+            raise PeerUnavailable("sbatch refused the array")
+        while _ask(["squeue", "--noheader", "--format=%i", f"--job={job}"], self.env):
+            time.sleep(_ARRAY_POLL_SECONDS)
+        return time.perf_counter() - start
+
 
 @contextmanager
-def one_machine_slurm(folder: Path) -> Iterator[Slurm]:
-    """A cluster of four nodes on this machine, its files in `folder`.
+def one_machine_slurm(folder: Path, cluster: Cluster = LAUNCHES) -> Iterator[Slurm]:
+    """A cluster on this machine, its files in `folder`.
 
     Raises PeerUnavailable where it can't be had, with the reason and the mend.
     """
@@ -80,15 +137,15 @@ def one_machine_slurm(folder: Path) -> Iterator[Slurm]:
             f"{', '.join(missing)} not installed (Debian: apt-get install slurm-wlm munge)"
         )
     address = _loopback_address()
-    _lay_out(folder, address)
+    _lay_out(folder, address, cluster)
     daemons_env = {**plain_environment(), "SLURM_CONF": str(folder / "slurm.conf")}
     client_env = {**plain_environment(), "SLURM_CONF": str(folder / "client.conf")}
     with ExitStack() as stack:
-        for name, argv in _daemons(folder):
+        for name, argv in _daemons(folder, cluster):
             stack.enter_context(_daemon(argv, daemons_env, folder / f"{name}.log"))
             if name == "munged":
                 _wait_until(lambda: (folder / "munge" / "socket").is_socket(), "munged", folder)
-        _wait_until(lambda: _idle_nodes(client_env) == len(NODES), "slurmctld", folder)
+        _wait_until(lambda: _idle_nodes(client_env) == len(cluster.nodes), "slurmctld", folder)
         stack.callback(_end_jobs, client_env)
         yield Slurm(
             _ask(["srun", "--version"], client_env).removeprefix("slurm-wlm").strip(), client_env
@@ -110,19 +167,19 @@ def _loopback_address() -> str:
     return address
 
 
-def _lay_out(folder: Path, address: str) -> None:
+def _lay_out(folder: Path, address: str, cluster: Cluster) -> None:
     """Writes the key and the configuration."""
     folder.mkdir(mode=0o700)
     (folder / "munge").mkdir(mode=0o700)
     key = os.open(folder / "munge" / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(key, "wb") as file:
         file.write(os.urandom(128))
-    for name in ("state", *(f"spool-{node}" for node in NODES)):
+    for name in ("state", *(f"spool-{node}" for node in cluster.nodes)):
         (folder / name).mkdir(mode=0o755)
     (folder / "plugstack.conf").touch()
 
     host = socket.gethostname().partition(".")[0]
-    ports = _free_ports(1 + len(NODES))
+    ports = _free_ports(1 + len(cluster.nodes))
     here = {
         "host": host,
         "address": address,
@@ -130,13 +187,15 @@ def _lay_out(folder: Path, address: str) -> None:
         "folder": folder,
         "user": _user(),
         "mail": shutil.which("true"),
+        "settings": cluster.settings.format(true=shutil.which("true")),
     }
-    cpus = os.cpu_count()
+    cpus = cluster.cpus or os.cpu_count()
     nodes = "".join(
         f"NodeName={node} NodeHostname={host} NodeAddr={address} Port={port} CPUs={cpus}\n"
-        for node, port in zip(NODES, ports[1:], strict=True)
+        for node, port in zip(cluster.nodes, ports[1:], strict=True)
     )
-    nodes += f"PartitionName=bench Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP\n"
+    named = ",".join(cluster.nodes)
+    nodes += f"PartitionName=bench Nodes={named} Default=YES MaxTime=INFINITE State=UP\n"
     bound = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny"
     (folder / "slurm.conf").write_text(_CONFIGURATION.format(**here, communication=bound) + nodes)
     # slurmd calls srun back at the address that its call came from, 127.0.0.1. Where the host's
@@ -145,7 +204,7 @@ def _lay_out(folder: Path, address: str) -> None:
     (folder / "client.conf").write_text(_CONFIGURATION.format(**here, communication=client) + nodes)
 
 
-def _daemons(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def _daemons(folder: Path, cluster: Cluster) -> Iterator[tuple[str, list[str]]]:
     munge = folder / "munge"
     yield (
         "munged",
@@ -162,7 +221,7 @@ def _daemons(folder: Path) -> Iterator[tuple[str, list[str]]]:
     )
     configuration = str(folder / "slurm.conf")
     yield "slurmctld", [_program("slurmctld"), "-D", "-f", configuration]
-    for node in NODES:
+    for node in cluster.nodes:
         yield f"slurmd-{node}", [_program("slurmd"), "-D", "-f", configuration, "-N", node]
 
 

@@ -42,9 +42,16 @@ class Samples:
 
     @property
     def p95(self) -> float:
+        return self._last_quantile(20)
+
+    @property
+    def p99(self) -> float:
+        return self._last_quantile(100)
+
+    def _last_quantile(self, parts: int) -> float:
         if len(self.seconds) < 2:
             return self.seconds[0]
-        return statistics.quantiles(self.seconds, n=20, method="inclusive")[-1]
+        return statistics.quantiles(self.seconds, n=parts, method="inclusive")[-1]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from updraft.scheduling.capacity import NOTHING, Capacity
 from updraft.scheduling.queue import place
 from updraft.server.relay.relay import Relay
 from updraft.server.services.execution import Execution
-from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
+from updraft.server.services.live import Lender, LiveAttempt, LiveJob, LiveRunner
 from updraft.server.services.live_jobs import LiveJobs
 from updraft.wire import frames
 
@@ -76,7 +76,7 @@ class Machine:
         job: LiveJob,
         need: Resources,
         gpus: tuple[str, ...],
-        lender: LiveAttempt | None = None,
+        lender: Lender | None = None,
     ) -> None:
         runner = self.live.runners["local"]
         runner.free = runner.free.without(need, gpus)

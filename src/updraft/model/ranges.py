@@ -69,8 +69,6 @@ class Ranges:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ranges) and list(self.spans()) == list(other.spans())
 
-    __hash__ = None  # type: ignore[assignment] - it changes
-
     def spans(self) -> Iterator[tuple[int, int]]:
         """Yield each range as (start, stop)."""
         return zip(self._starts, self._stops, strict=True)

@@ -100,7 +100,7 @@ attempts = Table(
     Column("serial", _Serial, primary_key=True),
     Column("job_serial", _Serial, ForeignKey("jobs.serial", ondelete="CASCADE"), nullable=False),
     Column("task_index", Integer, nullable=False),
-    Column("number", Integer, nullable=False),  # 0: its task was ended before it ever started
+    Column("number", Integer, nullable=False),
     Column("state", String(8), nullable=False),
     Column("outcome", String(12)),  # the state that its end brought its task to
     Column("crew", BigInteger),  # of which an array's task is part

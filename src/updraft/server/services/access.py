@@ -15,7 +15,6 @@ from updraft.server.services.accounts import Accounts
 from updraft.server.services.admission import Admission
 from updraft.server.services.audit import Audit
 from updraft.server.services.devices import Devices
-from updraft.server.services.live import LiveAttempt
 from updraft.server.services.live_jobs import LiveJobs
 from updraft.server.services.oidc import Oidc, OidcSettings
 from updraft.server.services.projects import Projects, no_project
@@ -123,9 +122,9 @@ class Access:
         self.tasks = tasks
         live.when_released = self._task_over
 
-    def _task_over(self, attempt: LiveAttempt) -> None:
+    def _task_over(self, serial: int) -> None:
         """What a task's token has opened ends with the attempt."""
-        credential = None if self.tasks is None else self.tasks.over(attempt)
+        credential = None if self.tasks is None else self.tasks.over(serial)
         if credential is not None:
             for visitor in tuple(self.visitors):
                 if visitor.who.credential == credential:

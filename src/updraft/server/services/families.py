@@ -21,7 +21,7 @@ from updraft.scheduling.queue import Grant
 from updraft.store.jobs import Ancestor
 
 if TYPE_CHECKING:
-    from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
+    from updraft.server.services.live import Lender, LiveAttempt, LiveJob, LiveRunner
 
 K = TypeVar("K")
 
@@ -98,7 +98,12 @@ class Families:
             _remove(self._waiting, job.parent, job.serial)
         if attempt.lender is not None:
             self._borrowers.setdefault(attempt.lender.serial, {})[attempt.serial] = job
-        self._look_at(job.id)
+        self.look_at(job.id)
+
+    def look_at(self, parent_id: str | None) -> None:
+        """A job has something to lend that it had not."""
+        if parent_id is not None and parent_id in self._waiting:
+            self._changed.add(parent_id)
 
     def look_again(self) -> None:
         """A runner is there (again): whoever waits may have its parent on it."""
@@ -114,13 +119,13 @@ class Families:
             return
         need, waiting = submission.resources, [parent]
         waiting += [job for each in parent.lineage if (job := self._jobs.get(each)) is not None]
-        if parent.pool == submission.pool and not _is_too_large(need, parent):
+        lenders = [parent.attempt] if parent.array is None else parent.array.crews.values()
+        if parent.pool == submission.pool and not all(_is_too_large(need, e) for e in lenders):
             return
         for runner in runners:
             room = runner.total
-            for job in waiting:
-                if job.attempt is not None and job.attempt.runner == runner.name:
-                    room = room.without(job.attempt.holds, job.attempt.own_gpus)
+            for held in (each for job in waiting for each in _holds_on(job, runner.name)):
+                room = room.without(*held)
             if room.fits(need):
                 return
         raise errors.BadRequest(
@@ -128,7 +133,7 @@ class Families:
             "needs; ask for no more than that job has, or submit it with ubatch"
         )
 
-    def loans(self, pool: str) -> Iterator[tuple[LiveJob, Grant, LiveAttempt]]:
+    def loans(self, pool: str) -> Iterator[tuple[LiveJob, Grant, Lender]]:
         """Yield who may run in its parent's share now, first come, how, and whose that is.
 
         Whoever is not granted at once is not looked at again before something changes.
@@ -144,15 +149,15 @@ class Families:
                 loan = self.loan(job)
                 if loan is not None:
                     yield job, *loan
-                elif not _is_too_large(job.need, parent):
+                elif not _is_too_large(job.need, _lender(job, parent)):
                     break
 
-    def loan(self, job: LiveJob) -> tuple[Grant, LiveAttempt] | None:
+    def loan(self, job: LiveJob) -> tuple[Grant, Lender] | None:
         """Return how an attached child may run in what its parent has left, and whose that is."""
         parent = self._waited_for(job)
         if parent is None or parent.ending or parent.wanted is not Wanted.RUN:
             return None
-        lender = parent.attempt
+        lender = _lender(job, parent)
         runner = None if lender is None else self._runners.get(lender.runner)
         if lender is None or runner is None or not runner.is_there:
             return None
@@ -162,27 +167,26 @@ class Families:
     def runner_of_parent(self, job: LiveJob) -> LiveRunner | None:
         """Return the runner where an attached child has its directory: its parent's, if any."""
         parent = self._waited_for(job)
-        if parent is None or parent.attempt is None:
-            return None
-        return self._runners.get(parent.attempt.runner)
+        lender = None if parent is None else _lender(job, parent)
+        return None if lender is None else self._runners.get(lender.runner)
 
     def _waited_for(self, job: LiveJob) -> LiveJob | None:
         """Return a job's parent, if that may wait for it and could have it beside it."""
-        if job.parent is None or not job.attached or job.detached:
+        if job.parent is None or not job.attached or job.detached or job.array is not None:
             return None
         parent = self._jobs.get(job.parent)
         return parent if parent is not None and parent.pool == job.pool else None
 
-    def released(self, job: LiveJob, attempt: LiveAttempt) -> list[LiveJob]:
-        """An attempt is over.  Return those that borrowed from it and now hold for themselves.
+    def released(self, lent: Lender, parent_id: str | None = None) -> list[LiveJob]:
+        """An attempt, or crew, is over.  Return its borrowers, which now hold for themselves.
 
-        What it had borrowed itself, they borrow from whom it came from.
+        What it had borrowed itself, of its job's parent, they borrow from whom it came from.
         """
-        if attempt.lender is not None:
-            _remove(self._borrowers, attempt.lender.serial, attempt.serial)
-            self._look_at(job.parent)
-        borrowers = self._borrowers.pop(attempt.serial, {})
-        lender = attempt.lender
+        lender = getattr(lent, "lender", None)
+        if lender is not None:
+            _remove(self._borrowers, lender.serial, lent.serial)
+            self.look_at(parent_id)
+        borrowers = self._borrowers.pop(lent.serial, {})
         if lender is None:
             return list(borrowers.values())
         for borrower in borrowers.values():
@@ -204,13 +208,8 @@ class Families:
         if attempt is None or attempt.lender is None or attempt.gpus:
             return False
         _remove(self._borrowers, attempt.lender.serial, attempt.serial)
-        self._look_at(job.parent)
+        self.look_at(job.parent)
         return True
-
-    def _look_at(self, parent_id: str | None) -> None:
-        """What a parent has left has changed."""
-        if parent_id in self._waiting:
-            self._changed.add(parent_id)
 
     def load(self, ancestors: Mapping[str, Ancestor]) -> list[tuple[LiveJob, str]]:
         """Take up the families of before the server was restarted, once all jobs are here.
@@ -224,7 +223,8 @@ class Families:
             parent, stored = self._jobs.get(parent_id), ancestors.get(parent_id)
             why = f"job {parent_id}, which submitted it, did not come to its own end"
             if parent is not None:
-                forsakes = parent.attempt is None or parent.wanted is Wanted.CANCEL
+                lost = parent.attempt is None and parent.array is None
+                forsakes = lost or parent.wanted is Wanted.CANCEL
             else:
                 forsakes = stored is not None and stored.state is not State.SUCCESS
             for child in children.values():
@@ -239,14 +239,14 @@ class Families:
         Which did is not stored, but for GPUs.  Parents come before their children.
         """
         parent = self._waited_for(job)
-        lender = None if parent is None else parent.attempt
+        lender = None if parent is None else _lender(job, parent)
         if lender is None or lender.runner != attempt.runner:
             return
         gpus = set(attempt.gpus)
         if gpus <= set(lender.gpus) and self._left_of(lender, job.need) is not None:
             attempt.holds, attempt.borrows, attempt.lender = NOTHING, job.need, lender
 
-    def _left_of(self, lender: LiveAttempt, need: Resources) -> tuple[str, ...] | None:
+    def _left_of(self, lender: Lender, need: Resources) -> tuple[str, ...] | None:
         """Return the GPUs that ``need`` gets of what an attempt has left; None: it does not fit."""
         cpus_milli, memory_bytes = lender.has.cpus_milli, lender.has.memory_bytes
         gpus = set(lender.gpus)
@@ -259,13 +259,31 @@ class Families:
         return left.take(need)[1] if left.fits(need) else None
 
 
-def _is_too_large(need: Resources, parent: LiveJob) -> bool:
-    """Whether its parent never has so much: whoever comes behind need not wait for it."""
-    if parent.attempt is None:
+def _lender(job: LiveJob, parent: LiveJob) -> Lender | None:
+    """Return what a job's parent has its task in: its attempt, or one of its crews."""
+    if parent.array is None:
+        return parent.attempt
+    crews = parent.array.crews
+    return crews.get(job.came_from) or next(iter(crews.values()), None)
+
+
+def _is_too_large(need: Resources, lender: Lender | None) -> bool:
+    """Whether a lender never has so much: whoever comes behind need not wait for it."""
+    if lender is None:
         return False
-    has = parent.attempt.has
-    whole = Capacity(has.cpus_milli, has.memory_bytes, frozenset(parent.attempt.gpus))
+    whole = Capacity(lender.has.cpus_milli, lender.has.memory_bytes, frozenset(lender.gpus))
     return not whole.fits(need)
+
+
+def _holds_on(job: LiveJob, runner: str) -> list[tuple[Resources, tuple[str, ...]]]:
+    """Return what one task of a job has taken of a runner."""
+    if job.array is not None:
+        crews = [crew for crew in job.array.crews.values() if crew.runner == runner]
+        return [(crew.slot, crew.gpus) for crew in crews[:1]]
+    attempt = job.attempt
+    if attempt is None or attempt.runner != runner:
+        return []
+    return [(attempt.holds, attempt.own_gpus)]
 
 
 def lineage_of(parent: str, parents: Mapping[str, str | None]) -> tuple[str, ...]:

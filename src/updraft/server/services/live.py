@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from updraft.model.job import Outcome, Resources
+from updraft.model.job import Outcome, Resources, RetryOn
 from updraft.model.pool import Runner
 from updraft.model.states import State, Wanted
 from updraft.scheduling.capacity import NOTHING, Capacity, Node
 from updraft.scheduling.queue import Party, Waiting
 from updraft.server.relay.relay import Link
+from updraft.server.services.live_array import LiveArray, LiveCrew
 from updraft.wire import frames
 
 
@@ -75,7 +76,7 @@ class LiveAttempt:
     """Whether the runner that is connected was told to start it."""
     signals: list[int] = field(default_factory=list)
     """What came before it could be delivered."""
-    lender: LiveAttempt | None = None
+    lender: Lender | None = None
     """In whose share it runs (``families``); its GPUs are that one's too."""
     borrows: Resources = NOTHING
     """What it has of that share."""
@@ -96,6 +97,10 @@ class LiveAttempt:
     def within(self, at_ns: int) -> int:
         """Return when something happened to it by its runner's clock, within what ours says."""
         return min(max(at_ns, self.granted_ns), time.time_ns())
+
+
+Lender = LiveAttempt | LiveCrew
+"""What holds part of a runner, in which others may run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -128,6 +133,8 @@ class LiveJob:
     """The job of the task that submitted it."""
     lineage: tuple[str, ...] = ()
     """That one and those that it came from itself, the first one first."""
+    came_from: int = 0
+    """The attempt, or crew, that submitted it; 0: not known any more."""
     state: State = State.IN_QUEUE
     wanted: Wanted = Wanted.RUN
     detached: bool = False
@@ -142,10 +149,25 @@ class LiveJob:
     output_waits: bool = False
     """Whether what it writes waits for a client that is about to come back to a new server."""
     ending: bool = False
+    array: LiveArray | None = None
+    """Its tasks, if it is an array; ``attempt`` is then never one."""
+    start_stored: bool = False
+    """Of an array: whether its first start is stored."""
+    retry_on: frozenset[RetryOn] = frozenset({RetryOn.LOST})
+    backoff_ms: int = 0
+    not_before_ns: int | None = None
+    deadline_ns: int | None = None
+    preemptible: bool = False
+    timer: asyncio.TimerHandle | None = None
+    """Of ``not_before_ns`` and ``deadline_ns``."""
+    expired: bool = False
+    """Whether its deadline is over, which ends it."""
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits for a grant."""
+        """Whether it waits for a grant, and none of its tasks has one."""
+        if self.array is not None and self.array.tasks:
+            return False
         return self.attempt is None and not self.ending
 
     @property

@@ -15,7 +15,7 @@ from updraft import errors
 from updraft.model.access import Principal, Role, Scope
 from updraft.server.auth import task_tokens
 from updraft.server.auth.environment_keys import EnvironmentKeys
-from updraft.server.services.live import LiveAttempt, LiveJob
+from updraft.server.services.live import LiveJob
 from updraft.server.services.live_jobs import LiveJobs
 from updraft.server.services.projects import no_project
 from updraft.store import access as queries
@@ -30,11 +30,14 @@ def is_of_task(token: str) -> bool:
     return token.startswith(task_tokens.PREFIX)
 
 
-def bearer_of(job: LiveJob, attempt: LiveAttempt) -> task_tokens.Bearer | None:
-    """Return what a task's token is made of; None where its job's key is gone."""
+def bearer_of(job: LiveJob, serial: int) -> task_tokens.Bearer | None:
+    """Return what a task's token is made of; None where its job's key is gone.
+
+    ``serial``: its attempt's, or for all tasks of one crew the crew's.
+    """
     if job.key_slot is None:
         return None
-    return task_tokens.Bearer(job.id, attempt.serial, job.owner, job.project, job.key_slot)
+    return task_tokens.Bearer(job.id, serial, job.owner, job.project, job.key_slot)
 
 
 class TaskAccess:
@@ -47,26 +50,26 @@ class TaskAccess:
         self._seen: set[int] = set()
         """Attempts that have shown their token, and are not over."""
 
-    def check(self, token: str) -> LiveJob:
-        """Return the job whose recognised attempt carries this token.
+    def check(self, token: str) -> tuple[LiveJob, int]:
+        """Return the job whose recognised attempt carries this token, and that one's serial.
 
         Raises ``errors.TaskEnded`` for every other, whether or not it ever was good.
         """
         named = task_tokens.names(token)
         job = None if named is None else self._live.find(named[0])
-        if named is None or job is None or job.attempt is None or job.attempt.serial != named[1]:
+        if named is None or job is None or not _is_recognised(job, named[1]):
             raise errors.TaskEnded
-        bearer = bearer_of(job, job.attempt)
+        bearer = bearer_of(job, named[1])
         if bearer is None or not task_tokens.matches(token, self._keys, bearer):
             raise errors.TaskEnded
-        return job
+        return job, named[1]
 
     async def authenticate(self, token: str, project: str | None, peer: str) -> Principal:
         """Return who carries the token.
 
         Raises ``errors.TaskEnded``, and ``errors.NotFound`` for another project than its job's.
         """
-        return await self._principal(self.check(token), project, peer)
+        return await self._principal(*self.check(token), project, peer)
 
     async def on_socket(self, known: Principal, token: str) -> Principal:
         """Return who a peer of the owner's socket is that carries a token too.
@@ -74,35 +77,36 @@ class TaskAccess:
         The owner's own task has the owner's rights, which it would have without a token; another's,
         in the server's own pool, has no more than anywhere else.
         """
-        job = self.check(token)
+        job, serial = self.check(token)
         if job.owner != known.owner:
-            return await self._principal(job, None, "")
-        return replace(known, project=job.project, task=job.id)
+            return await self._principal(job, serial, None, "")
+        return replace(known, project=job.project, task=job.id, attempt=serial)
 
     async def renew(self, who: Principal) -> Principal:
         """Return who a task is by now, whose token was seen.  Raises as ``authenticate`` does."""
         job = self._live.find(who.task)
-        if job is None or job.attempt is None or _credential(job.attempt) != who.credential:
+        if job is None or not _is_recognised(job, who.attempt):
             raise errors.TaskEnded
-        return await self._principal(job, None, who.peer)
+        return await self._principal(job, who.attempt, None, who.peer)
 
-    def over(self, attempt: LiveAttempt) -> str | None:
-        """An attempt is over; return its credential if it was ever shown."""
-        if attempt.serial not in self._seen:
+    def over(self, serial: int) -> str | None:
+        """An attempt, or crew, is over; return its credential if it was ever shown."""
+        if serial not in self._seen:
             return None
-        self._seen.discard(attempt.serial)
-        return _credential(attempt)
+        self._seen.discard(serial)
+        return _credential(serial)
 
-    async def _principal(self, job: LiveJob, project: str | None, peer: str) -> Principal:
+    async def _principal(
+        self, job: LiveJob, serial: int, project: str | None, peer: str
+    ) -> Principal:
         if project not in (None, job.project):
             raise no_project(project)
-        attempt = job.attempt
         role, member = Role.MEMBER, True
         if not job.owner.startswith(_KERNEL_KNOWN):
             role, member = await self._database.read(lambda c: _role(c, job.owner, job.project))
-        if attempt is None or job.attempt is not attempt:  # it ended while we looked
+        if not _is_recognised(job, serial):  # it ended while we looked
             raise errors.TaskEnded
-        self._seen.add(attempt.serial)
+        self._seen.add(serial)
         return Principal(
             owner=job.owner,
             project=job.project,
@@ -111,8 +115,9 @@ class TaskAccess:
             member=member,
             confined=True,
             task=job.id,
+            attempt=serial,
             descendants_only=True,
-            credential=_credential(attempt),
+            credential=_credential(serial),
             peer=peer,
         )
 
@@ -135,6 +140,13 @@ def _role(connection: Connection, owner: str, project: str) -> tuple[Role, bool]
     return (Role.MEMBER if role.includes(Role.MEMBER) else role), project in mine
 
 
-def _credential(attempt: LiveAttempt) -> str:
+def _is_recognised(job: LiveJob, serial: int) -> bool:
+    """Whether this is a job's one attempt, or one of its crews."""
+    if job.array is not None:
+        return serial in job.array.crews
+    return job.attempt is not None and job.attempt.serial == serial
+
+
+def _credential(serial: int) -> str:
     """Return what an attempt's token is known by: no stored credential has such an id."""
-    return f"task-{attempt.serial}"
+    return f"task-{serial}"

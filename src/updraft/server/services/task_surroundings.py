@@ -10,7 +10,7 @@ from typing import Any
 
 from updraft.server.auth import task_tokens
 from updraft.server.auth.environment_keys import EnvironmentKeys
-from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
+from updraft.server.services.live import LiveJob, LiveRunner
 from updraft.server.services.task_access import bearer_of
 
 _WAY = (b"UPDRAFT_URL=", b"UPDRAFT_TOKEN=", b"UPDRAFT_FINGERPRINT=", b"UPDRAFT_PROFILE=",
@@ -26,28 +26,24 @@ class TaskSurroundings:
         self.socket = b""
 
     def of(
-        self,
-        job: LiveJob,
-        attempt: LiveAttempt,
-        environment: bytes,
-        command: dict[str, Any],
-        runner: LiveRunner,
+        self, job: LiveJob, serial: int, spec: dict[str, Any], runner: LiveRunner
     ) -> dict[str, Any]:
-        """Return what a grant says of these: ``environment``, and ``token`` for a runner elsewhere.
+        """Return what a spec says of these: ``environment``, and ``token`` for a runner elsewhere.
 
-        How the server is reached from there is for its agent to add.
+        ``serial``: the attempt's, or the crew's.  How the server is reached from elsewhere is for
+        that runner's agent to add.
         """
-        about = b"UPDRAFT_JOB_ID=%b\0UPDRAFT_ATTEMPT=%d" % (job.id.encode(), attempt.number)
-        own = not any(entry.startswith(_MEANT) for entry in command["set_environment"])
-        bearer = bearer_of(job, attempt) if own and (runner.ships or self.socket) else None
+        environment: bytes = spec["environment"]
+        own = not any(entry.startswith(_MEANT) for entry in spec["set_environment"])
+        bearer = bearer_of(job, serial) if own and (runner.ships or self.socket) else None
         token = "" if bearer is None else task_tokens.mint(self._keys, bearer)
         if own and b"UPDRAFT_" in environment:
             entries = environment.split(b"\0")
             environment = b"\0".join(each for each in entries if not each.startswith(_WAY))
-        environment = b"\0".join((environment, about))
+        said = {"environment": environment, "lineage": list(job.lineage)}
         if runner.ships:
-            return {"environment": environment, "token": token}
+            return {**said, "token": token}
         if token:
             way = b"UPDRAFT_URL=unix://%b\0UPDRAFT_TOKEN=%b" % (self.socket, token.encode())
-            environment = b"\0".join((environment, way))
-        return {"environment": environment}
+            said["environment"] = b"\0".join((environment, way))
+        return said

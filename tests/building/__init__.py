@@ -1,0 +1,1 @@
+"""Building software through Updraft."""
