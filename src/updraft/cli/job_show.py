@@ -87,10 +87,23 @@ def _pairs(job: Job) -> list[tuple[str, str]]:
         ("ended", text.clock(job.times.ended)),
         ("reruns", job.source or ""),
         ("rerun as", " ".join(job.linked)),
+        ("submitted by job", job.parent or ""),
+        ("submitted jobs", _children(job)),
         *_tasks(job.tasks),
     ]
     pairs += [(f"attempt {attempt.number}", _attempt(attempt)) for attempt in job.attempts]
     return [(label, value) for label, value in pairs if value]
+
+
+def _children(job: Job) -> str:
+    if not job.children:
+        return ""
+    live = job.live_children
+    return (
+        f"{job.children}, of which {len(live)} have not ended: {' '.join(live)}"
+        if live
+        else (f"{job.children}, all ended")
+    )
 
 
 def _resources(found: Resources) -> str:

@@ -98,11 +98,13 @@ class Client:
         failed: bool = False,
         labels: Mapping[str, str] | None = None,
         owner: str | None = None,
+        parent: str | None = None,
         limit: int | None = None,
     ) -> Iterator[schemas.JobSummary]:
         """Yield jobs, newest first, a page at a time; at most ``limit``.
 
-        ``owner``: only this user's; ``~`` is the caller; None: the whole project's.
+        ``owner``: only this user's; ``~`` is the caller; None: the whole project's.  ``parent``:
+        only what this job submitted.
         """
         params: Params = {
             "state": [str(state) for state in states],
@@ -111,6 +113,8 @@ class Client:
         }
         if owner is not None:
             params["owner"] = owner
+        if parent is not None:
+            params["parent"] = parent
         left = limit
         while left is None or left > 0:
             params["limit"] = _PAGE if left is None else min(left, _PAGE)

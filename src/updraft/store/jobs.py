@@ -39,6 +39,8 @@ from updraft.store.tables import attempts, events, jobs
 
 Values = dict[str, Any]
 
+_MOST_AT_A_TIME = 500
+
 LIVE = tuple(state for state in State if state not in TERMINAL)
 
 
@@ -131,6 +133,38 @@ def attempt_counts(connection: Connection) -> dict[int, int]:
     return dict(connection.execute(statement).tuples().all())
 
 
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A job that others came from."""
+
+    id: str
+    parent: str | None
+    state: State
+
+
+def ancestors(connection: Connection, of: Collection[str] | None = None) -> dict[str, Ancestor]:
+    """Return the jobs with these ids, and all that they came from, by id; None: all live jobs'."""
+    if of is None:
+        submitted = select(jobs.c.parent).where(jobs.c.state.in_(LIVE), jobs.c.parent.is_not(None))
+        of = {each for each in connection.execute(submitted.distinct()).scalars() if each}
+    found: dict[str, Ancestor] = {}
+    left = list(of)
+    while left:
+        some, left = left[:_MOST_AT_A_TIME], left[_MOST_AT_A_TIME:]
+        columns = select(jobs.c.id, jobs.c.parent, jobs.c.state).where(jobs.c.id.in_(some))
+        for job_id, parent, state in connection.execute(columns).all():
+            found[job_id] = Ancestor(job_id, parent, State(state))
+            if parent is not None and parent not in found:
+                left.append(parent)
+    return found
+
+
+def children_of(connection: Connection, who: Principal, job_id: str) -> int:
+    """Return how many of the project's jobs this one submitted."""
+    statement = select(func.count()).where(jobs.c.parent == job_id, jobs.c.project == who.project)
+    return int(connection.execute(statement).scalar_one())
+
+
 def last_serials(connection: Connection) -> tuple[int, int]:
     """Return the highest job and attempt serials that were given out; crews have those too."""
     live = attempts.c.state.in_(("GRANTED", "RUNNING", "STOPPING"))
@@ -163,6 +197,8 @@ class Filter:
     limit: int = 50
     owner: str | None = None
     """Only this user's; None: the whole project's."""
+    parent: str | None = None
+    """Only what this job submitted."""
 
 
 SHOWN_COMMAND_BYTES = 16384
@@ -188,6 +224,8 @@ def find_jobs(
         statement = statement.where(ended_badly | exited_badly)
     for key, value in wanted.labels:
         statement = statement.where(_has_label(connection, key, value))
+    if wanted.parent is not None:
+        statement = statement.where(jobs.c.parent == wanted.parent)
     if before is not None:
         statement = statement.where(jobs.c.serial < before)
     statement = statement.order_by(jobs.c.serial.desc()).limit(wanted.limit)

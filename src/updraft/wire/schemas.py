@@ -103,6 +103,7 @@ class JobSummary(Answer):
     priority: int
     times: Times
     source: str | None = Field(description="the job that this one runs again")
+    parent: str | None = Field(default=None, description="the job whose task submitted it")
     kind: str = Field(default="single", description="single, array or gang")
     task_count: int = Field(default=1, description="task indices are below it")
 
@@ -132,6 +133,10 @@ class Job(JobSummary):
 
     attempts: list[Attempt]
     linked: list[str] = Field(description="jobs that ran this one again")
+    children: int = Field(default=0, description="how many jobs its tasks submitted")
+    live_children: list[str] = Field(
+        default_factory=list, description="those of them that have not ended, 100 at most"
+    )
     tasks: TaskCounts | None = Field(default=None, description="of an array")
 
 

@@ -313,6 +313,9 @@ class Agent:
         problem = ""
         if side.ships:
             problem = self._places.make(serial, spec)
+            if token := spec.pop("token", ""):
+                way = [*self._dialled.way, b"UPDRAFT_TOKEN=" + token.encode()]
+                spec["environment"] = b"\0".join([spec["environment"], *way])
         if granted := spec.get("gpus"):
             isolated = self._places.isolates
             told = gpus.environment(self._capacity["gpus"], granted, isolated=isolated)

@@ -27,7 +27,14 @@ def job(view: JobView) -> schemas.Job:
     """Return a job with its attempts."""
     attempts = [_attempt(row) for row in view.attempts]
     tasks = None if view.tasks is None else schemas.TaskCounts(**asdict(view.tasks))
-    return schemas.Job(**_summary(view), attempts=attempts, linked=view.reruns, tasks=tasks)
+    return schemas.Job(
+        **_summary(view),
+        attempts=attempts,
+        linked=view.reruns,
+        tasks=tasks,
+        children=view.children,
+        live_children=list(view.live_children),
+    )
 
 
 def task(row: Row) -> schemas.Task:
@@ -106,6 +113,7 @@ def _summary(view: JobView) -> dict[str, Any]:
             ended=_maybe(row["ended_ns"]),
         ),
         "source": row["source"],
+        "parent": row["parent"],
         "kind": row["kind"],
         "task_count": row["tasks"],
     }

@@ -29,6 +29,7 @@ Owner = Annotated[
 ]
 Failed = Annotated[bool, Query(description="only jobs that ended without being ok")]
 LabelFilters = Annotated[list[str], Query(description="KEY=VALUE; several must all hold")]
+Parent = Annotated[str | None, Query(description="only jobs that this one's tasks submitted")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
 After = Annotated[int, Query(ge=-1, lt=MOST_TASKS, description="the index to go on behind")]
@@ -47,13 +48,14 @@ def make_router(jobs: Jobs, actions: Actions) -> APIRouter:
         failed: Failed = False,
         owner: Owner = None,
         label: LabelFilters = [],  # noqa: B006
+        parent: Parent = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> schemas.JobPage:
         if owner is not None and not owner.isprintable():
             raise errors.BadRequest("owner: a user's name is needed, or ~")
         whose = who.owner if owner == "~" else owner
-        wanted = Filter(tuple(dict.fromkeys(state)), failed, _labels(label), limit, whose)
+        wanted = Filter(tuple(dict.fromkeys(state)), failed, _labels(label), limit, whose, parent)
         return presenting.page(await jobs.list(who, wanted, cursor))
 
     @router.post("/jobs", status_code=201, summary="Submit a detached job")

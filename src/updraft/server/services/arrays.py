@@ -436,7 +436,14 @@ class Arrays:
         control, data = runner.control, runner.data
         if crew.keeper != runner.keeper:
             crew.keeper = runner.keeper
-            body = {**spec, "crew": crew.serial, "width": crew.width, "gpus": list(crew.gpus)}
+            own = self._core.surroundings.of(job, crew.serial, spec, runner)
+            body = {
+                **spec,
+                **own,
+                "crew": crew.serial,
+                "width": crew.width,
+                "gpus": list(crew.gpus),
+            }
             control.send_message(frames.CREW, body, crew.serial << 2)
         if runner.ships:
             for task in tasks:

@@ -41,6 +41,8 @@ class Endings:
         self._changes = core.changes
         self._timing = core.timing
         self._schedule = schedule
+        self.forsake: Callable[[LiveJob, str], None] = lambda *_: None
+        """Ends the children of a job that did not come to its own end; says why."""
 
     def end_attempt(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> None:
         """Begin to end an attempt, as ``end`` says."""
@@ -110,6 +112,7 @@ class Endings:
         if runner is not None and runner.control is not None:
             runner.control.send_message(frames.FORGET, {"attempts": [attempt.serial]})
         if again:
+            self.forsake(job, f"job {job.id}, which submitted it, is tried again")
             job.ending = False
             job.state = State.IN_QUEUE
             job.not_before_ns = job_values.get("not_before_ns")
@@ -186,6 +189,10 @@ class Endings:
         job.state = outcome.state
         client = job.client
         self.drop(job)
+        # An array's children are its tasks', most of which came to their own end.
+        if outcome.state is not State.SUCCESS and job.array is None:
+            why = "did not come to its own end"
+            self.forsake(job, f"job {job.id}, which submitted it, {why}")
         if client is not None:
             client.job_ended(job, outcome, lengths)
         self._changes.changed(job.serial)

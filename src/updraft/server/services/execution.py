@@ -6,6 +6,7 @@ that it expects, and applied here once the write is on the disk.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sqlalchemy import Connection
@@ -29,6 +30,7 @@ from updraft.server.services.reconciling import Reconciling
 from updraft.server.services.reports import Reports
 from updraft.server.services.rows import live_array, live_attempt, live_job
 from updraft.server.services.submitting import Submitting
+from updraft.server.services.task_surroundings import TaskSurroundings
 from updraft.server.services.timing import Timing
 from updraft.storage.segments import DEFAULT_QUOTA_BYTES
 from updraft.store import jobs as queries
@@ -61,6 +63,7 @@ class Execution:
         self.attendance = Attendance(self.live, self._give_up)
         self._database = database
         self._background = Background(database)
+        self._surroundings = TaskSurroundings(keys)
         self._timing = Timing(self._begin, self._expire_soon)
         core = Core(
             database,
@@ -71,8 +74,10 @@ class Execution:
             self.intake,
             self.changes,
             self._timing,
+            self._surroundings,
         )
         self._endings = Endings(core, self.schedule)
+        self._endings.forsake = self._forsake
         self._granting = Granting(core, self._endings, quota_bytes)
         self.arrays = self._granting.arrays
         self.submitting = Submitting(
@@ -98,9 +103,10 @@ class Execution:
                     for row in rows
                     if row["kind"] == Kind.ARRAY
                 },
+                queries.ancestors(connection),
             )
 
-        serials, rows, attempts, counts, tasks = await self._database.read(read)
+        serials, rows, attempts, counts, tasks, ancestors = await self._database.read(read)
         self.submitting.last_serial, self.live.last_attempt = serials
         for row in rows:
             job = live_job(row, counts.get(row["serial"], 0))
@@ -110,16 +116,24 @@ class Execution:
             self.live.add(job)
             self._timing.watch(job)
             self.attendance.expect_after_restart(job)
-        for row in attempts:
+        for row in sorted(attempts, key=lambda each: each["serial"]):
             job = self.live.jobs[row["job_serial"]]
             if job.array is not None:
                 self.live.hold_task(job, row)
-            else:
-                self.live.hold(job, live_attempt(row, job))
+                continue
+            attempt = live_attempt(row, job)
+            self.live.families.borrow_again(job, attempt)
+            self.live.hold(job, attempt)
         for job in self.live.jobs.values():
             if job.array is not None:
                 self.live.wait(job)
                 self.arrays.kick(job)
+        for job, why in self.live.families.load(ancestors):
+            self._give_up(job, why)
+
+    def serve_tasks_at(self, socket: str) -> None:
+        """Let tasks of this machine's runner know the server's socket."""
+        self._surroundings.socket = os.fsencode(socket)
 
     def schedule(self) -> None:
         """Look at the queues soon, since something changed."""
@@ -153,6 +167,13 @@ class Execution:
                 f"job {job.id} is being ended, but this could not be stored: {error.message}"
             ) from error
         self._kill(job)
+        self._forsake(job, f"job {job.id}, which submitted it, was cancelled")
+
+    def _forsake(self, job: LiveJob, why: str) -> None:
+        """Cancel the children of a job that is cancelled, or was lost, and theirs with them."""
+        for child in self.live.families.children(job.id):
+            if child.wanted is not Wanted.CANCEL and not child.ending:
+                self._give_up(child, why)
 
     def _kill(self, job: LiveJob) -> None:
         why = "deadline" if job.expired else "cancel"
@@ -182,6 +203,7 @@ class Execution:
             return
         job.wanted = Wanted.CANCEL
         self._kill(job)
+        self._forsake(job, f"job {job.id}, which submitted it, has expired")
 
     async def cancel_all(self) -> None:
         """Cancel every live job."""
@@ -197,6 +219,7 @@ class Execution:
     async def detach_client(self, job: LiveJob, client: Client) -> None:
         """The job's client leaves on purpose: stored, so that a restart does not miss it."""
         self.attendance.left(job, client)
+        self.live.left_alone(job)
         await self._write_job(job, {"detached": True})
 
     def _give_up(self, job: LiveJob, why: str) -> None:

@@ -20,7 +20,7 @@ from updraft.scheduling.queue import Grant, place
 from updraft.server.services.arrays import Arrays
 from updraft.server.services.core import Core
 from updraft.server.services.endings import Endings
-from updraft.server.services.live import LiveAttempt, LiveJob
+from updraft.server.services.live import Lender, LiveAttempt, LiveJob
 from updraft.server.services.rows import attempt_row
 from updraft.server.services.specs import spec_of
 from updraft.store import jobs as queries
@@ -42,19 +42,33 @@ class Granting:
         self._changes = core.changes
         self._endings = endings
         self._quota_bytes = quota_bytes
+        self._surroundings = core.surroundings
         self._schedule_due = False
 
     def grant_now(self, job: LiveJob) -> tuple[LiveAttempt | None, dict[str, Any] | None]:
         """Grant a new job at once when nobody waits before it and it fits."""
         if job.array is not None or job.not_before_ns is not None:
             return None, None
-        if len(self._live.queue(job.pool)) > 1 and job.need != NOTHING:
-            return None, None
+        queued = len(self._live.queue(job.pool)) > 1 and job.need != NOTHING
         headrooms = self._live.holdings.headrooms([job.party])
+        families = self._live.families
+        runner = families.runner_of_parent(job)
+        if runner is not None:
+            # Where its directory is: in what is free there, or else in what its parent holds.
+            near = [] if queued or runner.node is None else [runner.node]
+            grant, loan = place(job.place, near, headrooms), families.loan(job)
+            if grant is not None:
+                return self._grant(job, grant)
+            if loan is not None:
+                return self._grant(job, *loan)
+        if queued:
+            return None, None
         grant = place(job.place, self._live.nodes(job.pool), headrooms)
         return (None, None) if grant is None else self._grant(job, grant)
 
-    def _grant(self, job: LiveJob, grant: Grant) -> tuple[LiveAttempt, dict[str, Any]]:
+    def _grant(
+        self, job: LiveJob, grant: Grant, lender: Lender | None = None
+    ) -> tuple[LiveAttempt, dict[str, Any]]:
         runner = self._live.runners[grant.node]
         runner.free = runner.free.without(grant.need, grant.gpus)
         attempt = LiveAttempt(
@@ -65,6 +79,9 @@ class Granting:
             grant.gpus,
             time.time_ns(),
         )
+        attempt.unpaid_cpus_milli = job.unpaid_cpus_milli
+        if lender is not None:
+            attempt.lender, attempt.borrows = lender, job.need
         self._live.hold(job, attempt)
         return attempt, attempt_row(job, attempt)
 
@@ -80,12 +97,18 @@ class Granting:
             queue = self._live.queue(pool)
             if not len(queue):
                 continue
+            for child, loan, lender in self._live.families.loans(pool):
+                attempt, values = self._grant(child, loan, lender)
+                self._background.spawn(
+                    self._store_grant(child, attempt, values), f"grant {child.id}"
+                )
             headrooms = self._live.holdings.headrooms(queue.parties())
             grants = queue.choose(self._live.nodes(pool), headrooms)
             for grant in grants:
                 job = self._live.jobs[grant.serial]
                 if job.array is not None:
                     self.arrays.granted(job, grant)
+                    self._live.families.look_at(job.id)
                     self._live.wait(job)
                     continue
                 attempt, values = self._grant(job, grant)
@@ -144,8 +167,10 @@ class Granting:
         if job.client is not None:
             job.client.attempt_granted(job, attempt)
         limit = frames.NO_LIMIT if job.client is None else frames.OUTPUT_WINDOW_BYTES
+        shared = spec_of(job, command, environment, self._quota_bytes)
         spec = {
-            **spec_of(job, command, environment, self._quota_bytes),
+            **shared,
+            **self._surroundings.of(job, attempt.serial, shared, runner),
             "gpus": list(attempt.gpus),
             "folder": os.fsencode(self._live.folder_of(job.id, attempt.number)),
             "attached": job.client is not None,

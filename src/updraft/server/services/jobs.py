@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, RowMapping
@@ -21,6 +21,7 @@ from updraft.model.states import State, Wanted
 from updraft.server.services.audit import looks_in, note, note_about_job
 from updraft.server.services.authority import need_change
 from updraft.server.services.execution import Execution
+from updraft.server.services.families import lineage_of
 from updraft.server.services.live import LiveJob
 from updraft.store import jobs as queries
 from updraft.store.database import Database, Work
@@ -31,6 +32,7 @@ T = TypeVar("T")
 MAX_PAGE = 500
 _SHOWN_WORDS_BYTES = 4096
 _EVENT_BATCH = 500
+_SHOWN_CHILDREN = 100
 _MOST_FAILED = 1000
 
 
@@ -57,6 +59,10 @@ class JobView:
     reruns: list[str] = field(default_factory=list)
     tasks: TaskCounts | None = None
     """Of an array."""
+    children: int = 0
+    """How many jobs it submitted."""
+    live_children: Sequence[str] = ()
+    """Those of them that have not ended, the oldest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +112,20 @@ class Jobs:
         Raises as ``row`` does, and ``errors.NotAllowed`` when it is another's.
         """
         row = await self._row(who, job_id)
-        need_change(who, row["owner"], row["id"])
+        need_change(who, row["owner"], row["id"], await self._lineage(who, row))
         await note_about_job(self._database, who, action, row["id"], row["owner"])
         return row
+
+    async def _lineage(self, who: Principal, row: RowMapping) -> tuple[str, ...]:
+        """Return the jobs that a job came from, where that decides who may change it."""
+        if not who.descendants_only or row["parent"] is None:
+            return ()
+        live = self._execution.live.find_serial(row["serial"])
+        if live is not None:
+            return live.lineage
+        parent = row["parent"]
+        found = await self._database.read(lambda c: queries.ancestors(c, {parent}))
+        return lineage_of(parent, {each.id: each.parent for each in found.values()})
 
     async def _row(self, who: Principal, job_id: str) -> RowMapping:
         rows = await self._database.read(lambda c: queries.find_job(c, who, job_id))
@@ -141,14 +158,25 @@ class Jobs:
                 () if array else queries.attempts_of(connection, serial),
                 queries.reruns_of(connection, who, found["id"]),
                 queries.failed_tasks(connection, serial, _MOST_FAILED) if array else (),
+                queries.children_of(connection, who, found["id"]),
             )
 
-        row, command, attempts, reruns, failed = await self._database.read(read)
+        row, command, attempts, reruns, failed, children = await self._database.read(read)
         if not State(row["state"]).terminal and self._execution.live.find_serial(serial) is None:
             # It ended meanwhile.
-            row, command, attempts, reruns, failed = await self._database.read(read)
+            row, command, attempts, reruns, failed, children = await self._database.read(read)
         tasks = self._counts(row, failed) if array else None
-        return JobView(row, unpack_dict(command), self._reason(row), attempts, reruns, tasks)
+        live = self._execution.live.families.children(found["id"]) if children else []
+        return JobView(
+            row,
+            unpack_dict(command),
+            self._reason(row),
+            attempts,
+            reruns,
+            tasks,
+            children,
+            [child.id for child in live[:_SHOWN_CHILDREN]],
+        )
 
     def _counts(self, row: RowMapping, failed: Sequence[int]) -> TaskCounts:
         job = self._execution.live.find_serial(row["serial"])
@@ -218,12 +246,12 @@ class Jobs:
         """
         live = self._execution.live.find(job_id)
         if live is not None and live.owner == who.owner and live.project == who.project:
-            need_change(who, live.owner, live.id)
+            need_change(who, live.owner, live.id, live.lineage)
             return live
         row = await self.row(who, job_id)
         live = self._execution.live.find_serial(row["serial"])
         if live is not None:
-            need_change(who, live.owner, live.id)
+            need_change(who, live.owner, live.id, live.lineage)
             await note_about_job(self._database, who, "attach to job", live.id, live.owner)
             return live
         state = State(row["state"])
@@ -242,7 +270,8 @@ class Jobs:
     async def list(self, who: Principal, wanted: queries.Filter, cursor: str | None = None) -> Page:
         """Return the project's jobs that match, newest first; ``cursor`` is an earlier page's.
 
-        Raises ``errors.BadRequest`` for a cursor that is none.
+        Raises ``errors.BadRequest`` for a cursor that is none, and ``errors.NotFound`` for a parent
+        that is none.
         """
 
         def read(connection: Connection) -> tuple[Sequence[RowMapping], dict[int, dict[str, Any]]]:
@@ -261,6 +290,9 @@ class Jobs:
             }
             return rows, long
 
+        if wanted.parent is not None:
+            parent = await self._row(who, wanted.parent)
+            wanted = replace(wanted, parent=parent["id"])
         rows, long = await self._database.read(read)
         others = any(row["owner"] != who.owner for row in rows)
         if not who.member or (others and looks_in(who)):

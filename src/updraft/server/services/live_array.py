@@ -65,6 +65,12 @@ class LiveCrew:
     keeper: str = ""
     """Whom it was sent to; empty: nobody, or by an earlier server."""
 
+    @property
+    def has(self) -> Resources:
+        """What its tasks may use, and lend to jobs that they wait for."""
+        slot, width = self.slot, self.width
+        return Resources(slot.cpus_milli * width, slot.memory_bytes * width, slot.gpus * width)
+
 
 @dataclass(frozen=True, slots=True)
 class Retried:

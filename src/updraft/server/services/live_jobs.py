@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 
 from updraft.model.pool import Pool
 from updraft.model.states import AttemptState, State, Wanted
-from updraft.scheduling.capacity import Capacity, Node
+from updraft.scheduling.capacity import NOTHING, Capacity, Node
 from updraft.scheduling.queue import PoolQueue
 from updraft.scheduling.reasons import none_takes, serves_others, why_waiting
+from updraft.server.services.families import Families
 from updraft.server.services.holdings import Holdings
 from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
 from updraft.server.services.live_array import LiveCrew, LiveTask
@@ -45,6 +46,9 @@ class LiveJobs:
         self.holdings = Holdings()
         self.stored = StoredOutput(quota_bytes)
         self._by_id: dict[str, LiveJob] = {}
+        self.families = Families(self._by_id, self.runners)
+        self.when_released: Callable[[int], None] = lambda _: None
+        """Called when an attempt is the recognised one no more, or a crew is none: its serial."""
         self._queues: dict[str, PoolQueue] = {}
         self._ends: dict[str, set[LiveJob]] = {}  # who reads or writes a pipe
         self._logs = Path(logs_folder)
@@ -109,7 +113,7 @@ class LiveJobs:
                 total = total.without(crew.slot, crew.gpus)
         for job in self.attempts_on(runner):
             if job.attempt is not None:
-                total = total.without(job.attempt.holds, job.attempt.gpus)
+                total = total.without(job.attempt.holds, job.attempt.own_gpus)
         return total
 
     def folder_of(self, job_id: str, attempt_number: int, index: int = 0) -> Path:
@@ -178,6 +182,7 @@ class LiveJobs:
         """A runner is known, or another connection of one that was."""
         self.runners[runner.name] = runner
         self._of_pool.setdefault(runner.pool, {})[runner.name] = runner
+        self.families.look_again()
         self._some_runner.set()
 
     def remove_runner(self, runner: LiveRunner) -> None:
@@ -191,9 +196,9 @@ class LiveJobs:
         self._by_id[job.id] = job
         for pipe in filter(None, job.pipes):
             self._ends.setdefault(pipe, set()).add(job)
+        self.families.added(job)
         if any(stage.attempt is not None for stage in self._stages_beside(job)):
-            job.need = replace(job.need, cpus_milli=0)
-            job.beside = True
+            _start_beside(job)
         self.wait(job)
 
     def new_serial(self) -> int:
@@ -212,6 +217,7 @@ class LiveJobs:
             if not job.array.wants or job.wanted is not Wanted.RUN:
                 return
         self.queue(job.pool).push(job.place)
+        self.families.waits(job)
 
     def add_crew(self, crew: LiveCrew) -> None:
         """An array has a crew on another runner."""
@@ -265,6 +271,9 @@ class LiveJobs:
         held.pop(crew.serial, None)
         if not held:
             del self._crews_on[crew.runner]
+        self.when_released(crew.serial)
+        for borrower in self.families.released(crew):
+            self._hold_for_itself(borrower)
 
     def hold(self, job: LiveJob, attempt: LiveAttempt) -> None:
         """An attempt is granted: the job waits no more."""
@@ -274,11 +283,12 @@ class LiveJobs:
         self._on_runner.setdefault(attempt.runner, {})[attempt.serial] = job
         self.holdings.take(job.party, job.pool, attempt.holds)
         self.queue(job.pool).discard(job.place)
+        self.families.held(job, attempt)
         for stage in self._stages_beside(job):
             if stage.waiting:
                 self.queue(stage.pool).discard(stage.place)
-                stage.need = replace(stage.need, cpus_milli=0)
-                stage.beside = True
+                if not stage.beside:
+                    _start_beside(stage)
                 self.wait(stage)
 
     def _stages_beside(self, job: LiveJob) -> list[LiveJob]:
@@ -301,14 +311,35 @@ class LiveJobs:
             del held[attempt.serial]
             if not held:
                 del self._on_runner[attempt.runner]
+            self.when_released(attempt.serial)
         runner = self.runners.get(attempt.runner)
         if runner is not None:
-            runner.free = runner.free.give_back(attempt.holds, attempt.gpus)
+            runner.free = runner.free.give_back(attempt.holds, attempt.own_gpus)
+        for borrower in self.families.released(attempt, job.parent):
+            self._hold_for_itself(borrower)
+
+    def left_alone(self, job: LiveJob) -> None:
+        """A job's client left it on purpose: nobody waits for it."""
+        if self.families.left(job):
+            self._hold_for_itself(job)
+
+    def _hold_for_itself(self, job: LiveJob) -> None:
+        """What a job has borrowed it is to have from its runner, even where that has too little."""
+        attempt = job.attempt
+        if attempt is None or attempt.lender is None:
+            return
+        self.holdings.give_back(job.party, job.pool, attempt.holds)
+        attempt.lender, attempt.holds, attempt.borrows = None, attempt.borrows, NOTHING
+        self.holdings.take(job.party, job.pool, attempt.holds)
+        runner = self.runners.get(attempt.runner)
+        if runner is not None:
+            runner.free = runner.free.without(attempt.holds, attempt.gpus)
 
     def drop(self, job: LiveJob) -> None:
         """A job has ended, or could not be stored."""
         self.jobs.pop(job.serial, None)
         self._by_id.pop(job.id, None)
+        self.families.dropped(job)
         self.queue(job.pool).discard(job.place)
         for pipe in filter(None, job.pipes):
             self._ends[pipe].discard(job)
@@ -353,3 +384,10 @@ class LiveJobs:
                 channel = attempt.serial << 2
                 runner.control.send_message(frames.SIGNAL, {"signal": number}, channel)
         attempt.signals.clear()
+
+
+def _start_beside(stage: LiveJob) -> None:
+    """Let a stage of a pipeline run on the CPUs of another one."""
+    stage.unpaid_cpus_milli = stage.need.cpus_milli
+    stage.need = replace(stage.need, cpus_milli=0)
+    stage.beside = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -22,7 +24,7 @@ from updraft.server.services.attendance import Attendance
 from updraft.server.services.core import Core
 from updraft.server.services.endings import Endings
 from updraft.server.services.granting import Granting
-from updraft.server.services.live import Client, LiveAttempt, LiveJob
+from updraft.server.services.live import Client, LiveAttempt, LiveJob, LiveRunner
 from updraft.server.services.live_array import LiveArray
 from updraft.server.services.rows import command_body, event_row, job_row
 from updraft.store import jobs as queries
@@ -69,9 +71,13 @@ class Submitting:
 
         A key that was seen before returns that job's id.  ``client`` is attached to a new job.
         """
+        submission = self._live.families.adopt(who, submission)
         pool = self._pool_of(who, submission.pool)
         await self._first_runner(pool)
         self._check_that_it_fits(who, submission, pool)
+        self._live.families.need_room(
+            replace(submission, pool=pool.name), self._usable(who, pool.name)
+        )
         _check_times(submission.policy)
         time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
         if self._background.draining:
@@ -153,6 +159,7 @@ class Submitting:
             preemptible=policy.preemptible,
             parent=submission.parent,
             array=_array_of(submission.tasks),
+            came_from=who.attempt,
         )
 
     async def _stored_late(
@@ -198,14 +205,19 @@ class Submitting:
     def _check_that_it_fits(self, who: Principal, submission: Submission, pool: Pool) -> None:
         need = submission.resources
         totals: list[Capacity] = []
-        for runner in self._live.runners_of(pool.name):
-            if runner.known.serves in (None, who.owner):
-                if runner.total.fits(need):
-                    return
-                totals.append(runner.total)
+        for runner in self._usable(who, pool.name):
+            if runner.total.fits(need):
+                return
+            totals.append(runner.total)
         problem = never_fits(need, totals, pool.name)
         if problem is not None:
             raise errors.BadRequest(problem)
+
+    def _usable(self, who: Principal, pool: str) -> Iterator[LiveRunner]:
+        """Yield the runners of a pool that take jobs of somebody's."""
+        for runner in self._live.runners_of(pool):
+            if runner.known.serves in (None, who.owner):
+                yield runner
 
     async def _first_runner(self, pool: Pool) -> None:
         """Wait for the runner that a new server has just started: it knows what there is."""
