@@ -29,6 +29,7 @@ from updraft.wire.sockets import peer_uid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from updraft.runner.keeper.cgroups import Slot
@@ -60,7 +61,7 @@ class Keeper:
         self._selector = selectors.DefaultSelector()
         self._tasks: dict[int, Task] = {}
         self._ended: dict[int, dict[str, Any]] = {}  # reports of attempts without a task
-        self._crews = Crews(self)
+        self._crews = Crews(self, os.path.join(folder, "crews"))
         self._leaders = IdleLeaders()
         self._isolating = Isolating(folder, self._leaders, self._slots)
         self._bereft: list[Task] = []  # their leaders were killed; what those left is being ended
@@ -115,6 +116,7 @@ class Keeper:
         if self._silent_at is not None and self._agent.pid is not None:
             # It would take us for one that was killed, and start another.
             processes.signal_all([self._agent.pid], signal.SIGKILL)
+        self._crews.close()
         self._slots.close()
         return self._status or 0
 
@@ -126,14 +128,15 @@ class Keeper:
         carry it to the server: a keeper that leaves starts no agent.
         """
         if self._status is not None:  # nobody asks for the ends any more
-            return all(task.end is not None for task in self._tasks.values())
+            ended = all(task.end is not None for task in self._tasks.values())
+            return ended and self._crews.is_over
         silent = self._silent_at is not None and time.monotonic() >= self._silent_at
         return (not self._tasks and self._crews.is_empty) or (
             (self._connection is None or silent) and self._all_ends_are_recorded()
         )
 
     def _all_ends_are_recorded(self) -> bool:
-        return all(
+        return self._crews.is_over and all(
             task.end is not None and attempt not in self._unrecorded
             for attempt, task in self._tasks.items()
         )
@@ -194,14 +197,8 @@ class Keeper:
                 take = self._crews.open if kind == frames.CREW else self._crews.feed
                 take(attempt, unpack_dict(bytes(payload)))
             return
-        if kind == frames.KILL and (self._crews.holds(attempt) or self._crews.is_ours(attempt)):
-            self._end_of_crew(attempt, unpack_dict(bytes(payload)))
-            return
-        if kind == frames.DEADLINE and self._crews.holds(attempt):
-            limit_ms = unpack_dict(bytes(payload))["limit_ms"]
-            self._crews.limit(attempt, limit_ms)
-            for running in self._crews.attempts(attempt):
-                self._tasks[running].set_limit(limit_ms)
+        if kind in (frames.KILL, frames.DEADLINE, frames.SIGNAL) and self._crews.holds(attempt):
+            self._of_crew(kind, attempt, unpack_dict(bytes(payload)))
             return
         if kind == frames.STOP:
             order = unpack_dict(bytes(payload))
@@ -246,21 +243,47 @@ class Keeper:
     def _crew_of(self, attempt: int) -> dict[str, Any]:
         return self._crews.identity(attempt) if self._crews.is_ours(attempt) else {}
 
-    def _end_of_crew(self, number: int, order: dict[str, Any]) -> None:
-        """End a task of a crew, or all of one: those that wait without having started."""
-        crew = self._crews.holds(number)
-        if crew:
-            self._crews.withdraw_all(order["why"], number)
-        else:
-            self._crews.withdraw([number], order["why"])
-        if order["why"] != "recall":
-            for attempt in self._crews.attempts(number) if crew else [number]:
-                if (task := self._tasks.get(attempt)) is not None and task.end is None:
-                    task.kill(order["why"], order["grace_ms"] / 1000)
+    def _of_crew(self, kind: int, number: int, order: dict[str, Any]) -> None:
+        """Carry out what concerns a crew, or a task of one."""
+        if kind == frames.KILL:
+            self._crews.end(number, order["why"], order["grace_ms"] / 1000)
+        elif number in self._tasks:
+            if kind == frames.SIGNAL:
+                self._tasks[number].signal(order["signal"])
+        elif kind == frames.DEADLINE:
+            for attempt in self._crews.limit(number, order["limit_ms"]):
+                self._tasks[attempt].set_limit(order["limit_ms"])
+        elif self._crews.is_ours(number):
+            self._crews.signal(number, order["signal"])
+
+    # -- what crews ask for (crews.Host)
 
     def start(self, attempt: int, spec: dict[str, Any]) -> None:
         """Start a task of a crew."""
         self._spawn(attempt, spec)
+
+    def kill(self, attempt: int, why: str, grace_seconds: float) -> None:
+        """End a task of a crew."""
+        task = self._tasks.get(attempt)
+        if task is not None and task.end is None:
+            task.kill(why, grace_seconds)
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call ``ready`` whenever there is something to read."""
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def unwatch(self, fd: int) -> None:
+        """Do so no more."""
+        self._selector.unregister(fd)
+
+    def take_slot(self, spec: dict[str, Any]) -> Slot | None:
+        """Return a control group for a worker of a crew."""
+        return self._take_slot(spec)
+
+    def give_slot(self, slot: Slot | None) -> None:
+        """Take it back; its processes are about to go."""
+        if slot is not None:
+            self._slots.give_back(slot)
 
     def _spawn(self, attempt: int, spec: dict[str, Any]) -> None:
         # P2: whatever is repeated on the way here, an attempt starts once.
@@ -349,14 +372,14 @@ class Keeper:
             self._agent.leave()
             self._selector.unregister(self._listener)
             self._listener.close()
-        self._crews.withdraw_all("stop" if cancel else "recall")
+        self._crews.end_all("stop" if cancel else "recall")
         if cancel:
             for task in self._tasks.values():
                 task.kill("stop", task.grace_seconds)
 
     def _leave_unless_live(self) -> None:
         """Leave although no server stores the ends of our tasks: the next keeper tells them."""
-        self._crews.withdraw_all("recall")
+        self._crews.end_all("recall")
         if self._all_ends_are_recorded():
             self._tasks.clear()
             self._leave(cancel=False)
@@ -481,6 +504,8 @@ class Keeper:
         if self._agent.pid in dead:
             self._agent.ended()
         self._isolating.sweepers.difference_update(dead)
+        if self._crews.died(dead):
+            self._end_orphans()
         leaders = {task.leader.pid: task for task in self._tasks.values() if task.leader}
         for pid in dead:
             if pid in leaders:
@@ -498,7 +523,7 @@ class Keeper:
             for task in self._tasks.values()
             if task.leader and task.leader.pid is not None
         }
-        ours |= self._leaders.pids() | self._isolating.sweepers
+        ours |= self._leaders.pids() | self._isolating.sweepers | self._crews.pids()
         if self._agent.pid is not None:
             ours.add(self._agent.pid)
         orphans = processes.orphans(ours)
@@ -507,6 +532,7 @@ class Keeper:
             self._kill_again_at = time.monotonic() + _KILL_AGAIN_SECONDS
             return
         self._kill_again_at = None
+        self._crews.bury()
         bereft, self._bereft = self._bereft, []
         for task in bereft:
             task.tree_ended()
