@@ -8,7 +8,8 @@
     │   └── Unsupported     unsupported          400   125   this pool or machine cannot do it
     ├── NotFound            not_found            404   125   no such job, pool, … (that you may see)
     ├── NotSignedIn         not_signed_in        401   125   no credential, or one that is not good
-    │   └── RunnerRemoved   runner_removed       401    77   the server has forgotten this runner
+    │   ├── RunnerRemoved   runner_removed       401    77   the server has forgotten this runner
+    │   └── TaskEnded       task_ended           401   125   the task whose token it is has ended
     ├── NotAllowed          not_allowed          403   125
     ├── Conflict            conflict             409   125   not in this state
     ├── WrongVersion        wrong_version        426   125   client and server do not fit
@@ -90,6 +91,15 @@ class RunnerRemoved(NotSignedIn):
 
     code = "runner_removed"
     exit_code = EXIT_REMOVED
+
+
+class TaskEnded(NotSignedIn):
+    """The token is no running task's: it ended, was started anew, or there never was one."""
+
+    code = "task_ended"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or "the job that this token belongs to has ended")
 
 
 class NotAllowed(UpdraftError):

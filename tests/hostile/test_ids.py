@@ -85,7 +85,7 @@ BAD = [
 def filled(path: str, job: str, thing: str = "default", user: str = "ben") -> str:
     made = path.format(
         job=job, stream="stdout", user=user, project=thing, token="0" * 12, runner="local",
-        pool="local", wheel="x",
+        pool="local", wheel="x", index=0,
     )  # fmt: skip
     return f"{made}?seconds=0" if path.endswith("/wait") else made
 

@@ -65,6 +65,7 @@ class Played:
         self.credentials: dict[str, str] = {"token": "secret"}
         self.dialled: asyncio.Queue[Heard] = asyncio.Queue()
         self.hindrance = ""
+        self.way: list[bytes] = []
         self.upgrades: asyncio.Queue[str] = asyncio.Queue()
         """What comes of each upgrade that is asked for."""
 

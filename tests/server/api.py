@@ -28,6 +28,7 @@ from updraft.server.services.live import LiveRunner
 from updraft.server.services.oidc import OidcSettings
 from updraft.server.services.operations import Operations
 from updraft.server.services.sign_in import SessionLimits
+from updraft.server.services.task_access import TaskAccess
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database
@@ -137,6 +138,7 @@ async def api(
     execution.live.holdings.limits_of = access.limits_of
     access.when_changed = execution.schedule
     access.admission.stored = execution.live.stored
+    access.admit_tasks(TaskAccess(database, keys, execution.live), execution.live)
     try:
         operations = Operations(execution, database, instance)
         parts = Parts(database, keys, execution, jobs, fleet, instance, access, operations)

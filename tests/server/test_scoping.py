@@ -82,6 +82,7 @@ class World:
                 runner="local",
                 pool="local",
                 wheel="a-1.0-py3-none-any.whl",
+                index=0,
             )
             if short.endswith("/wait"):
                 full += "?seconds=0"  # the job does not end

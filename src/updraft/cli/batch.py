@@ -27,9 +27,9 @@ def submit(body: dict[str, Any], way: Way, talk: Talk, *, follow: bool) -> int:
 
     Returns 0 or, when following, the exit code of the job.
     """
-    job = _submit(body, way, talk)
+    job = send(body, way, talk).job
     print(job, flush=True)
-    return _follow(job, way, talk) if follow else 0
+    return _follow(job, way, talk) if follow and job is not None else 0
 
 
 class Talk:
@@ -37,10 +37,10 @@ class Talk:
 
     def __init__(self, program: str, *, quiet: bool) -> None:
         self.program = program
-        self._quiet = quiet
+        self.quiet = quiet
 
     def say(self, message: str) -> None:
-        if not self._quiet:
+        if not self.quiet:
             self.insist(message)
 
     def insist(self, message: str) -> None:
@@ -49,15 +49,16 @@ class Talk:
         sys.stderr.flush()
 
 
-def _submit(body: dict[str, Any], way: Way, talk: Talk) -> str:
-    """Return the job's id once it is stored.  The key makes asking twice one job."""
+def send(body: dict[str, Any], way: Way, talk: Talk) -> Session:
+    """Return a session whose job is stored.  The key makes asking twice one job."""
     until = time.monotonic() + _RETRY_SECONDS
     pause, told = 0.01, ""
     while True:
         session = Session(body, way.credentials)
         try:
             session.connect(way.connect())
-            return _accepted(session, talk)
+            _wait_until_accepted(session, talk)
+            return session
         except errors.NotSignedIn as error:
             raise way.refused(error) from error
         except errors.NotReady as error:
@@ -75,7 +76,7 @@ def _submit(body: dict[str, Any], way: Way, talk: Talk) -> str:
         pause = min(pause * 1.5, 0.25)
 
 
-def _accepted(session: Session, talk: Talk) -> str:
+def _wait_until_accepted(session: Session, talk: Talk) -> None:
     while session.job is None:
         fd = session.socket.fileno()
         if not session.has_more:
@@ -84,7 +85,6 @@ def _accepted(session: Session, talk: Talk) -> str:
         for kind, _, body in session.receive():
             if kind == frames.NOTICE:
                 talk.say(body["message"])
-    return session.job
 
 
 def _follow(job: str, way: Way, talk: Talk) -> int:

@@ -14,6 +14,7 @@ command = LazyGroup(
         "watch": ("updraft.cli.job_watch:command", "follow a job's state changes to its end"),
         "cancel": ("updraft.cli.job_cancel:command", "end jobs: SIGTERM and after a grace SIGKILL"),
         "extend": ("updraft.cli.job_extend:command", "add to a job's time limit"),
+        "retry": ("updraft.cli.job_retry:command", "queue an ended task of an array anew"),
         "rerun": ("updraft.cli.job_rerun:command", "run a job's command again as a new job"),
     },
 )

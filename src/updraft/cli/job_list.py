@@ -54,6 +54,7 @@ def _label(value: str) -> tuple[str, str]:
     type=click.IntRange(min=1),
     help="Show at most N, the newest.",
 )
+@click.option("--parent", metavar="ID", help="Only jobs that this one submitted.")
 @click.option("--everyone", is_flag=True, help="Everybody's in the project, and not only yours.")
 @options.project
 @options.as_json
@@ -63,6 +64,7 @@ def command(
     failed: bool,
     labels: tuple[tuple[str, str], ...],
     limit: int,
+    parent: str | None,
     everyone: bool,
     project: str | None,
     as_json: bool,
@@ -80,6 +82,7 @@ def command(
             failed=failed,
             labels=dict(labels),
             owner=None if everyone else "~",
+            parent=parent,
             limit=limit + 1,  # one more than is shown tells whether there are more
         )
         jobs = list(found)

@@ -10,23 +10,59 @@ from updraft.cli import options
 from updraft.cli.output import json, table, text
 
 if TYPE_CHECKING:
-    from updraft.wire.schemas import Attempt, Job, Resources
+    from updraft.sdk.client import Client
+    from updraft.wire.schemas import Attempt, Job, Resources, TaskCounts
 
 
 @click.command
-@options.job_id
+@options.task_id
 @options.as_json
-def command(job_id: str, as_json: bool) -> None:
+def command(job_id: tuple[str, int | None], as_json: bool) -> None:
     """Show all about a job: state, exit code, reason, attempts, times, resources.
+
+    Of an array its tasks by state, and with ID/INDEX the attempts of one of them.
 
     Of what -e set, names are shown and values never; of the forwarded environment nothing is.
     """
+    name, index = job_id
     with options.client() as client:
-        job = client.job(job_id)
+        if index is not None:
+            _show_task(client, name, index, as_json=as_json)
+            return
+        job = client.job(name)
     if as_json:
         json.show(job)
     else:
         table.show_pairs(_pairs(job))
+
+
+def _show_task(client: Client, job_id: str, index: int, *, as_json: bool) -> None:
+    attempts = client.task(job_id, index)
+    if as_json:
+        json.show(attempts)
+        return
+    pairs = [("task", f"{job_id}/{index}")]
+    if not attempts:
+        pairs.append(("state", "IN_QUEUE"))
+    else:
+        last = attempts[-1]
+        pairs.append(("state", str(last.outcome or last.state)))
+        pairs.append(("exit code", "-" if last.exit_code is None else str(last.exit_code)))
+    pairs += [(f"attempt {attempt.number}", _attempt(attempt)) for attempt in attempts]
+    table.show_pairs(pairs)
+
+
+def _tasks(tasks: TaskCounts | None) -> list[tuple[str, str]]:
+    if tasks is None:
+        return []
+    parts = [
+        (tasks.queued, "queued"),
+        (tasks.running, "running"),
+        (tasks.ok, "ok"),
+        (tasks.not_ok, "not ok"),
+    ]
+    shown = ", ".join(f"{count} {how}" for count, how in parts if count)
+    return [("tasks", f"{tasks.total}: {shown}"), ("not ok", tasks.failed)]
 
 
 def _pairs(job: Job) -> list[tuple[str, str]]:
@@ -51,9 +87,23 @@ def _pairs(job: Job) -> list[tuple[str, str]]:
         ("ended", text.clock(job.times.ended)),
         ("reruns", job.source or ""),
         ("rerun as", " ".join(job.linked)),
+        ("submitted by job", job.parent or ""),
+        ("submitted jobs", _children(job)),
+        *_tasks(job.tasks),
     ]
     pairs += [(f"attempt {attempt.number}", _attempt(attempt)) for attempt in job.attempts]
     return [(label, value) for label, value in pairs if value]
+
+
+def _children(job: Job) -> str:
+    if not job.children:
+        return ""
+    live = job.live_children
+    return (
+        f"{job.children}, of which {len(live)} have not ended: {' '.join(live)}"
+        if live
+        else (f"{job.children}, all ended")
+    )
 
 
 def _resources(found: Resources) -> str:

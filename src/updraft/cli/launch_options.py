@@ -42,7 +42,16 @@ FLAGS = (
     Flag("--memory", "SIZE", "memory limit, as 512M or 2G (default: none)"),
     Flag("--gpus", "N", "GPUs it needs (default: 0)"),
     Flag("--time", "DURATION", "end it after 90s, 15m, 2h …; the exit code is then 124"),
-    Flag("--retries", "N", "try again up to N times when its machine or keeper is lost"),
+    Flag("-N --tasks", "N", "run N tasks; each sees its UPDRAFT_TASK_INDEX, from 0"),
+    Flag("--max-parallel", "K", "run at most K of the tasks at a time"),
+    Flag("--prefix", None, "begin each line of output with its task's index (ubatch: with -f)"),
+    Flag("--retries", "N", "try a task again up to N times"),
+    Flag("--retry-on", "WHAT", "after lost, exit, oom, expired: a list (default: lost)"),
+    Flag("--backoff", "DURATION", "wait so long before the first retry, twice as long each time"),
+    Flag("--priority", "N", "before all with a lower one (default: 0)"),
+    Flag("--not-before", "TIME", "do not start before then: 10m (from now), 2026-01-31T12:00"),
+    Flag("--deadline", "TIME", "end it then, started or not; the exit code is then 124"),
+    Flag("--preemptible", None, "give way to what is not: ended, and queued anew"),
     Flag("--on-partition", "WHAT", "fence: end it where the server is out of reach; or rerun"),
     Flag("--shell", "COMMAND", "run one string by your shell instead of a command"),
     Flag("--tty", None, "give it a terminal even if stdin or stdout is none", batch=False),
@@ -61,6 +70,8 @@ FLAGS = (
     Flag("--version", None, "show the version"),
 )
 
+_RETRY_ON = ("lost", "exit", "oom", "expired")
+
 _DETACH_HELP = "write detach keys as ctrl-p,ctrl-q or single characters, separated by commas"
 
 
@@ -78,7 +89,16 @@ class LaunchOptions:
         self.memory_bytes = 0
         self.gpus = 0
         self.time_limit_ms: int | None = None
+        self.tasks: int | None = None
+        self.max_parallel: int | None = None
+        self.prefix = False
         self.retries: int | None = None
+        self.retry_on: list[str] | None = None
+        self.backoff_ms = 0
+        self.priority = 0
+        self.not_before_ns: int | None = None
+        self.deadline_ns: int | None = None
+        self.preemptible = False
         self.fenced = False
         self.shell: str | None = None
         self.tty: bool | None = None
@@ -182,6 +202,45 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _some(text: str) -> int:
+    count = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+    if not count:
+        raise errors.BadRequest(f"{text!r} is not a count; write it as 1, 2, 3 …")
+    return count
+
+
+def _priority(text: str) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 7):
+        raise errors.BadRequest(f"{text!r} is no priority; write it as a number like 10 or -5")
+    return int(text)
+
+
+def _retry_on(text: str) -> list[str]:
+    words = text.split(",")
+    for word in words:
+        if word not in _RETRY_ON:
+            raise errors.BadRequest(f"{word!r} is none of {', '.join(_RETRY_ON)}")
+    return words
+
+
+def _moment(text: str) -> int:
+    """Read a time, or how long from now it is, as nanoseconds of UNIX time."""
+    from datetime import datetime  # noqa: PLC0415 - not on every launch's path
+    from time import time_ns  # noqa: PLC0415
+
+    try:
+        return int(datetime.fromisoformat(text).astimezone().timestamp() * 1e6) * 1000
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        return time_ns() + int(quantities.parse_duration(text) * 1e9)
+    except errors.BadRequest:
+        raise errors.BadRequest(
+            f"{text!r} is no time; write it like 10m (from now) or 2026-01-31T12:00"
+        ) from None
+
+
 def _milliseconds(text: str) -> int:
     return int(quantities.parse_duration(text) * 1000)
 
@@ -237,7 +296,14 @@ _VALUES: dict[str, Callable[[LaunchOptions, str], None]] = {
     "memory": _setter("memory_bytes", quantities.parse_bytes),
     "gpus": _setter("gpus", _count),
     "time": _setter("time_limit_ms", _time_limit),
+    "tasks": _setter("tasks", _some),
+    "max-parallel": _setter("max_parallel", _some),
     "retries": _setter("retries", _count),
+    "retry-on": _setter("retry_on", _retry_on),
+    "backoff": _setter("backoff_ms", _milliseconds),
+    "priority": _setter("priority", _priority),
+    "not-before": _setter("not_before_ns", _moment),
+    "deadline": _setter("deadline_ns", _moment),
     "shell": _setter("shell", str),
     "on-partition": _setter("fenced", _on_partition),
     "detach-keys": _setter("detach_keys", _keys),
@@ -249,6 +315,8 @@ _SWITCHES: dict[str, Callable[[LaunchOptions], None]] = {
     "no-tty": _switch("tty", False),
     "no-stdin": _switch("no_stdin"),
     "follow": _switch("follow"),
+    "prefix": _switch("prefix"),
+    "preemptible": _switch("preemptible"),
     "quiet": _switch("quiet"),
     "help": _switch("help"),
     "version": _switch("version"),

@@ -78,6 +78,27 @@ job_ids = click.argument(
 )
 
 
+def _task(
+    _context: click.Context, _parameter: click.Parameter, value: str
+) -> tuple[str, int | None]:
+    return split_task(value)
+
+
+def split_task(value: str) -> tuple[str, int | None]:
+    """Return the job and the index of ``ID/INDEX``; of ``ID`` alone no index."""
+    job, slash, index = value.partition("/")
+    if not slash:
+        return job, None
+    if not (index.isascii() and index.isdecimal() and len(index) < 9):
+        raise click.BadParameter(f"{value!r}: write a task of an array as ID/INDEX, as {job}/17")
+    return job, int(index)
+
+
+task_id = click.argument(
+    "job_id", metavar="ID[/INDEX]", shell_complete=_complete_jobs, callback=_task
+)
+
+
 def exits_as_its_job(callback: Callback) -> Callback:
     """Let Updraft's own failures exit with 125: any lower code could be the command's."""
 

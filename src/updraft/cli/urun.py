@@ -64,6 +64,8 @@ def _main(arguments: list[str], program: str, closed: list[int], *, batch: bool)
 
 
 def _run(options: launch_options.LaunchOptions, program: str, closed: list[int]) -> int:
+    if options.tasks is not None:
+        return _array(options, program)
     tty = options.tty
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
@@ -98,6 +100,16 @@ def _run(options: launch_options.LaunchOptions, program: str, closed: list[int])
     return run.run()
 
 
+def _array(options: launch_options.LaunchOptions, program: str) -> int:
+    from updraft.cli import array, batch  # noqa: PLC0415 - not on a single command's path
+
+    talk = batch.Talk(program, quiet=options.quiet)
+    way = find_way(talk.say, project=options.project)
+    body = _submission(options, way, program, attached=True)
+    body["stdin"] = False
+    return array.run(body, way, talk, prefix=options.prefix)
+
+
 def _batch(options: launch_options.LaunchOptions, program: str) -> int:
     from updraft.cli import batch  # noqa: PLC0415 - not on urun's path
 
@@ -106,6 +118,10 @@ def _batch(options: launch_options.LaunchOptions, program: str) -> int:
     body = _submission(options, way, program, attached=False)
     if options.retries is None:
         body["retries"] = _BATCH_RETRIES
+    if options.tasks is not None and options.follow:
+        from updraft.cli import array  # noqa: PLC0415
+
+        return array.submit(body, way, talk, prefix=options.prefix)
     return batch.submit(body, way, talk, follow=options.follow)
 
 
@@ -145,4 +161,24 @@ def _submission(
     )
     if options.cpus_milli is not None:
         body["cpus_milli"] = options.cpus_milli
+    _add_policy(body, options)
     return body
+
+
+def _add_policy(body: dict[str, Any], options: launch_options.LaunchOptions) -> None:
+    """Say how the job is to be treated, where that is not as usual."""
+    for name in ("priority", "backoff_ms", "retry_on", "not_before_ns", "deadline_ns"):
+        if value := getattr(options, name):
+            body[name] = value
+    if options.preemptible:
+        body["preemptible"] = True
+    if options.tasks is not None:
+        body["tasks"] = {
+            "kind": "array",
+            "count": options.tasks,
+            "max_parallel": options.max_parallel,
+        }
+    elif options.max_parallel is not None:
+        raise errors.BadRequest("--max-parallel is about several tasks; say how many with -N")
+    elif options.prefix:
+        raise errors.BadRequest("--prefix is about several tasks; say how many with -N")

@@ -56,6 +56,12 @@ class Principal:
     """Whether they are in the project; a server admin reaches others too, and that is audited."""
     confined: bool = False
     """Whether their credential is good for this project only."""
+    task: str = ""
+    """The job whose task asks: what it submits are that job's children."""
+    attempt: int = field(default=0, compare=False)
+    """The serial of that job's attempt, or crew, which asks."""
+    descendants_only: bool = False
+    """Whether it ends and changes only jobs that came from that one, by whatever rights."""
     credential: str = field(default="", compare=False)
     """The id of their credential; empty on a unix socket, where there is none."""
     peer: str = field(default="", compare=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from updraft.model.job import Outcome
+from updraft.model.job import Outcome, RetryOn
 from updraft.model.states import State
 
 _NOT_FOUND = 127
@@ -18,6 +18,21 @@ def exit_code_of(status: int) -> int:
     """Return the shell's exit code for a wait status: the command's own, or 128 + signal."""
     signal_number = status & 0x7F
     return 128 + signal_number if signal_number else (status >> 8) & 0xFF
+
+
+def reason_to_retry(end: Mapping[str, Any], outcome: Outcome) -> RetryOn | None:
+    """Return after what this end's task could be tried again; None: after nothing like it."""
+    if "lost" in end:
+        return RetryOn.LOST
+    if "refused" in end or "unstarted" in end or outcome.state is State.CANCELLED:
+        return None
+    if end.get("why") == "deadline":
+        return None
+    if outcome.state is State.EXPIRED:
+        return RetryOn.EXPIRED
+    if outcome.state is State.FAILURE:
+        return RetryOn.OOM if end.get("out_of_memory") else None
+    return None if outcome.ok else RetryOn.EXIT
 
 
 def outcome_of(end: Mapping[str, Any], command: str, memory_bytes: int = 0) -> Outcome:
@@ -36,6 +51,8 @@ def outcome_of(end: Mapping[str, Any], command: str, memory_bytes: int = 0) -> O
             return Outcome(State.CANCELLED, code, "cancelled")
         case "stop":
             return Outcome(State.CANCELLED, code, "cancelled: the server was stopped")
+        case "deadline":
+            return Outcome(State.EXPIRED, code, "its deadline was reached")
         case "time":
             return Outcome(State.EXPIRED, code, "its time limit was reached; raise --time")
     signal_number = end["status"] & 0x7F

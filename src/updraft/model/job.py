@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from updraft.model.pool import LOCAL_POOL
@@ -75,15 +76,75 @@ class Command:
     """Whether it ends by itself when its runner is out of touch with the server for too long."""
 
 
+class Kind(StrEnum):
+    """How a job's tasks belong together."""
+
+    SINGLE = "single"
+    """There is one."""
+    ARRAY = "array"
+    """They are independent of each other."""
+    GANG = "gang"
+    """They start together or not at all, and end together."""
+
+
+MOST_TASKS = 10_000_000
+"""Of one job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """How many tasks a job has, and how they belong together."""
+
+    kind: Kind = Kind.SINGLE
+    count: int = 1
+    max_parallel: int | None = None
+    """How many of an array's run at a time; None: as many as there is room for."""
+    indices: str | None = None
+    """Which of ``count`` tasks are to run, as ``model.ranges`` writes them; None: all."""
+
+
+ONE_TASK = Tasks()
+
+
+class RetryOn(StrEnum):
+    """After what a task is tried again, if it has retries left."""
+
+    LOST = "lost"
+    """Its machine or keeper was lost."""
+    EXIT = "exit"
+    """Its command ended with another exit code than 0, or by a signal."""
+    OOM = "oom"
+    """It ran out of memory."""
+    EXPIRED = "expired"
+    """It reached its time limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How a job is to be treated.  Durations in milliseconds; None: without limit."""
 
     time_limit_ms: int | None = None
     retries: int = 0
+    retry_on: frozenset[RetryOn] = frozenset({RetryOn.LOST})
+    backoff_ms: int = 0
+    """How long the first retry waits; each further one waits twice as long as that before."""
     priority: int = 0
     keep_alive_ms: int = 0
     grace_ms: int = 10_000
+    not_before_ns: int | None = None
+    """It does not start before then (UNIX time)."""
+    deadline_ns: int | None = None
+    """It is ended then, whether it has started or not."""
+    preemptible: bool = False
+    """Whether it gives way to what is not: it is ended, and queued anew."""
+
+
+MOST_BACKOFF_MS = 3_600_000
+
+
+def backoff_of(policy_ms: int, attempt: int) -> int:
+    """Return how long a task waits before its next attempt, after this one, in milliseconds."""
+    return min(policy_ms << min(attempt - 1, 32), MOST_BACKOFF_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +165,9 @@ class Submission:
     """The identities of the pipes that the client's stdin and stdout are; empty: no pipe."""
     source: str | None = None
     """The job that this one runs again."""
+    tasks: Tasks = ONE_TASK
+    parent: str | None = None
+    """The job of the task that submitted it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,3 +56,5 @@ class AttemptState(StrEnum):
     STOPPING = "STOPPING"
     ENDED = "ENDED"
     LOST = "LOST"
+    RECALLED = "RECALLED"
+    """It was taken back before it started; it counts for nothing."""

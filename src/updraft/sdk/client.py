@@ -6,10 +6,10 @@ itself: what can be asked again is, and what is followed is taken up where it br
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -20,9 +20,10 @@ from updraft.sdk.access import Access, Params
 from updraft.sdk.answers import check as _check
 from updraft.sdk.answers import read as _read
 from updraft.sdk.fleet import Fleet
+from updraft.sdk.output import AttemptBegins, Cut, LogPiece, LogReading, Output
 from updraft.sdk.transport import SocketTransport
 from updraft.sdk.ways import find_way
-from updraft.wire import frames, schemas
+from updraft.wire import schemas
 
 if TYPE_CHECKING:
     import socket
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from updraft.sdk.ways import Way
 
+__all__ = ["AttemptBegins", "Client", "Cut", "LogPiece", "Output"]
+
 RECONNECT_SECONDS = 30.0
 _STOPPED_SECONDS = 1.0
 _SAID_SECONDS = 1.0
@@ -39,34 +42,6 @@ _SAID_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
 _PAGE = 200
 _PATIENCE_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptBegins:
-    """The output that follows is of this attempt."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Bytes that a task wrote to stdout (1) or stderr (2)."""
-
-    attempt: int
-    stream: int
-    data: bytes | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """So many bytes of the stream are not stored: it was over its quota."""
-
-    attempt: int
-    stream: int
-    count: int
-
-
-LogPiece = AttemptBegins | Output | Cut
 
 
 class Client:
@@ -123,11 +98,13 @@ class Client:
         failed: bool = False,
         labels: Mapping[str, str] | None = None,
         owner: str | None = None,
+        parent: str | None = None,
         limit: int | None = None,
     ) -> Iterator[schemas.JobSummary]:
         """Yield jobs, newest first, a page at a time; at most ``limit``.
 
-        ``owner``: only this user's; ``~`` is the caller; None: the whole project's.
+        ``owner``: only this user's; ``~`` is the caller; None: the whole project's.  ``parent``:
+        only what this job submitted.
         """
         params: Params = {
             "state": [str(state) for state in states],
@@ -136,6 +113,8 @@ class Client:
         }
         if owner is not None:
             params["owner"] = owner
+        if parent is not None:
+            params["parent"] = parent
         left = limit
         while left is None or left > 0:
             params["limit"] = _PAGE if left is None else min(left, _PAGE)
@@ -150,6 +129,28 @@ class Client:
     def job(self, job_id: str) -> schemas.Job:
         """Return a job; ids may be cut short as long as they are unique."""
         return _job(self._ask("GET", _path(job_id)))
+
+    def task(self, job_id: str, index: int) -> list[schemas.Task]:
+        """Return the attempts of one of a job's tasks, first to last."""
+        return _tasks(self._ask("GET", _path(job_id, "tasks", str(index))))
+
+    def tasks(self, job_id: str) -> Iterator[schemas.Task]:
+        """Yield the last attempt of each of a job's tasks that has had one, by index."""
+        after = -1
+        while found := _tasks(
+            self._ask("GET", _path(job_id, "tasks"), params={"after": after, "limit": _PAGE})
+        ):
+            yield from found
+            after = found[-1].index
+
+    def cancel_task(self, job_id: str, index: int) -> schemas.Job:
+        """Ask for the end of one task of an array."""
+        return _job(self._ask("POST", _path(job_id, "tasks", str(index), "cancel")))
+
+    def retry_task(self, job_id: str, index: int) -> schemas.Job:
+        """Queue a task of a live array anew that has ended."""
+        path = _path(job_id, "tasks", str(index), "retry")
+        return _job(self._ask("POST", path, again=False))
 
     def submit(self, request: schemas.SubmitRequest) -> schemas.Job:
         """Submit a detached job.  The same key twice is one job."""
@@ -200,6 +201,7 @@ class Client:
         self,
         job_id: str,
         *,
+        task: int | None = None,
         streams: Sequence[str] = (),
         tail: int | None = None,
         since: datetime | None = None,
@@ -207,16 +209,21 @@ class Client:
     ) -> Iterator[LogPiece]:
         """Yield what a job wrote, stdout and stderr in their order; with ``follow`` to its end.
 
+        ``task``: of an array, only this one; without, all of them, those that run at a time beside
+        each other.
         ``streams``: of ``stdout`` and ``stderr``, only these; ``tail``: only the last lines;
         ``since``: only what was written then or later (an aware time).  Both are about the attempt
         that is the last when it is asked.
         """
-        params: Params = {"follow": follow, "stream": list(streams)}
+        asked: Params = {"follow": follow, "stream": list(streams)}
+        if task is not None:
+            asked["task"] = task
+        params = dict(asked)
         if tail is not None:
             params["tail"] = tail
         if since is not None:
             params["since"] = since.isoformat()
-        reading = _LogReading()
+        reading = LogReading()
         while True:
             try:
                 with self._stream(_path(job_id, "logs"), params) as answer:
@@ -227,11 +234,7 @@ class Client:
                 self._pause(error)
                 reading.interrupted()
                 if reading.attempt:
-                    params = {
-                        "follow": follow,
-                        "stream": list(streams),
-                        **reading.position(),
-                    }
+                    params = {**asked, **reading.position()}
             else:
                 return
 
@@ -387,39 +390,6 @@ class _Patience:
         return True
 
 
-class _LogReading:
-    """Turns the frames of a job's output into pieces, and knows how far it got."""
-
-    def __init__(self) -> None:
-        self.attempt = 0
-        self._got: dict[int, int] = {}
-        self._reader = frames.FrameReader()
-
-    def feed(self, chunk: bytes) -> Iterator[LogPiece]:
-        for kind, channel, offset, payload in self._reader.feed(chunk):
-            attempt, stream = channel >> 2, channel & 3
-            if attempt != self.attempt:
-                self.attempt, self._got = attempt, {}
-                yield AttemptBegins(attempt)
-            at = self._got.setdefault(stream, offset)
-            if offset > at:
-                yield Cut(attempt, stream, offset - at)
-            self._got[stream] = offset + len(payload)
-            if kind == frames.DATA and payload:
-                yield Output(attempt, stream, payload)
-
-    def interrupted(self) -> None:
-        self._reader = frames.FrameReader()
-
-    def position(self) -> dict[str, int]:
-        """Return where to go on, as parameters of a new request."""
-        return {
-            "attempt": self.attempt,
-            "stdout": self._got.get(frames.STDOUT, 0),
-            "stderr": self._got.get(frames.STDERR, 0),
-        }
-
-
 def _proof(credentials: Mapping[str, str], project: str | None) -> dict[str, str]:
     """Return the headers that say who asks, and about which project."""
     headers = {}
@@ -435,6 +405,10 @@ def _path(job_id: str, *rest: str) -> str:
     if not job_id:
         raise errors.BadRequest("a job's id is needed; see: updraft job list --all")
     return "/".join(("/jobs", quote(job_id, safe=""), *rest))
+
+
+def _tasks(data: bytes) -> list[schemas.Task]:
+    return [_read(schemas.Task, json.dumps(each)) for each in json.loads(data)]
 
 
 def _job(data: bytes) -> schemas.Job:

@@ -4,7 +4,8 @@ On the launch path: imports only what the import-set test allows, and reads at m
 
 ``UPDRAFT_URL`` and ``UPDRAFT_TOKEN`` together come before everything, for CI; then
 ``UPDRAFT_PROFILE`` names a profile; then the file ``profile`` does; else it is the server on this
-machine.
+machine.  A task finds the first two set to its own server and a token of its own; there, a profile
+that is named goes before them.
 ``UPDRAFT_PROJECT`` goes over the profile's project.
 """
 
@@ -17,6 +18,12 @@ from updraft import errors, settings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+TASK_TOKEN = "updraft_task_"  # noqa: S105 - how one begins
+"""Of a task, which the server let have it."""
+
+ON_THIS_MACHINE = "unix://"
+"""Begins the address of a server's socket, as its own machine's tasks find it."""
 
 LOCAL = "local"
 """The profile that is no file: the server on this machine."""
@@ -82,6 +89,12 @@ def read_target(environ: Mapping[str, str]) -> Target | None:
     """
     project = environ.get("UPDRAFT_PROJECT") or None
     url, token = environ.get("UPDRAFT_URL"), environ.get("UPDRAFT_TOKEN")
+    if token and token.startswith(TASK_TOKEN) and environ.get("UPDRAFT_PROFILE"):
+        url = token = None  # chosen within the task: what its submitter had chosen was left out
+    elif token and url and url.startswith(ON_THIS_MACHINE):
+        if read_task_token(environ):
+            return None
+        url = token = None  # another instance than the one whose task this is was chosen
     if url or token:
         if not url or not token:
             missing = "UPDRAFT_TOKEN" if url else "UPDRAFT_URL"
@@ -104,6 +117,18 @@ def read_target(environ: Mapping[str, str]) -> Target | None:
     if project is not None:
         found.project = project
     return found
+
+
+def read_task_token(environ: Mapping[str, str]) -> str:
+    """Return the token of the task that this is, if that is one of this machine's server.
+
+    Not where commands are for another server than the one whose task it is.
+    """
+    token = environ.get("UPDRAFT_TOKEN", "")
+    if not token.startswith(TASK_TOKEN) or environ.get("UPDRAFT_PROFILE"):
+        return ""
+    socket = ON_THIS_MACHINE + settings.folders(environ).socket
+    return token if environ.get("UPDRAFT_URL") == socket else ""
 
 
 def current_profile(folder: str) -> str:

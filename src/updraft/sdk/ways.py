@@ -9,7 +9,7 @@ import os
 import time
 
 from updraft import bootstrap_client, errors, settings
-from updraft.sdk.targets import read_target
+from updraft.sdk.targets import read_target, read_task_token
 
 _FIRST_SECONDS = 12.0
 """How long a server may be away when it is first called: another takes its place in ten."""
@@ -66,7 +66,7 @@ def find_way(
         raise errors.BadRequest(
             "--project is for a server that you signed in to; sign in: updraft login URL"
         )
-    return LocalWay(settings.folders(), say, start=start)
+    return LocalWay(settings.folders(), say, start=start, token=read_task_token(os.environ))
 
 
 class LocalWay:
@@ -78,8 +78,10 @@ class LocalWay:
         say: Callable[[str], None] | None = None,
         *,
         start: bool = True,
+        token: str = "",
     ) -> None:
-        self.credentials: dict[str, str] = {}
+        """``token``: of the task that asks."""
+        self.credentials: dict[str, str] = {"token": token} if token else {}
         self.machine = ""
         self._folders = folders
         self._say = say

@@ -29,6 +29,7 @@ from updraft.server.services.operations import Operations
 from updraft.server.services.pools import configured_pools
 from updraft.server.services.sign_in import SessionLimits
 from updraft.server.services.strangers import Strangers
+from updraft.server.services.task_access import TaskAccess
 from updraft.store import jobs as queries
 from updraft.store import schema
 from updraft.store.database import Database, sqlite_url
@@ -75,6 +76,8 @@ async def build(
     access.when_changed = execution.schedule
     access.strangers = Strangers(configuration.server.requests_per_second)
     access.admission.stored = execution.live.stored
+    access.admit_tasks(TaskAccess(database, keys, execution.live), execution.live)
+    execution.serve_tasks_at(folders.socket)
     instance = Instance(folders, execution, configuration.server)
     traces = traces_to(telemetry.otlp_endpoint, telemetry.sample)
     operations = Operations(execution, database, instance, traces=traces)

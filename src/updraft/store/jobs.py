@@ -33,11 +33,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from updraft.model.access import DEFAULT_PROJECT, Principal
-from updraft.model.job import ID_LENGTH
-from updraft.model.states import TERMINAL, State
+from updraft.model.job import ID_LENGTH, Kind
+from updraft.model.states import TERMINAL, AttemptState, State
 from updraft.store.tables import attempts, events, jobs
 
 Values = dict[str, Any]
+
+_MOST_AT_A_TIME = 500
 
 LIVE = tuple(state for state in State if state not in TERMINAL)
 
@@ -121,21 +123,55 @@ def live_attempts(connection: Connection) -> Sequence[RowMapping]:
 
 
 def attempt_counts(connection: Connection) -> dict[int, int]:
-    """Return how many attempts each live job has had."""
+    """Return how many attempts each live job has had that is no array."""
     statement = (
         select(attempts.c.job_serial, func.max(attempts.c.number))
         .join(jobs, jobs.c.serial == attempts.c.job_serial)
-        .where(jobs.c.state.in_(LIVE))
+        .where(jobs.c.state.in_(LIVE), jobs.c.kind != Kind.ARRAY)
         .group_by(attempts.c.job_serial)
     )
     return dict(connection.execute(statement).tuples().all())
 
 
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A job that others came from."""
+
+    id: str
+    parent: str | None
+    state: State
+
+
+def ancestors(connection: Connection, of: Collection[str] | None = None) -> dict[str, Ancestor]:
+    """Return the jobs with these ids, and all that they came from, by id; None: all live jobs'."""
+    if of is None:
+        submitted = select(jobs.c.parent).where(jobs.c.state.in_(LIVE), jobs.c.parent.is_not(None))
+        of = {each for each in connection.execute(submitted.distinct()).scalars() if each}
+    found: dict[str, Ancestor] = {}
+    left = list(of)
+    while left:
+        some, left = left[:_MOST_AT_A_TIME], left[_MOST_AT_A_TIME:]
+        columns = select(jobs.c.id, jobs.c.parent, jobs.c.state).where(jobs.c.id.in_(some))
+        for job_id, parent, state in connection.execute(columns).all():
+            found[job_id] = Ancestor(job_id, parent, State(state))
+            if parent is not None and parent not in found:
+                left.append(parent)
+    return found
+
+
+def children_of(connection: Connection, who: Principal, job_id: str) -> int:
+    """Return how many of the project's jobs this one submitted."""
+    statement = select(func.count()).where(jobs.c.parent == job_id, jobs.c.project == who.project)
+    return int(connection.execute(statement).scalar_one())
+
+
 def last_serials(connection: Connection) -> tuple[int, int]:
-    """Return the highest job and attempt serials that were given out."""
+    """Return the highest job and attempt serials that were given out; crews have those too."""
+    live = attempts.c.state.in_(("GRANTED", "RUNNING", "STOPPING"))
+    crew = connection.execute(select(func.max(attempts.c.crew)).where(live)).scalar() or 0
     return (
         connection.execute(select(func.max(jobs.c.serial))).scalar() or 0,
-        connection.execute(select(func.max(attempts.c.serial))).scalar() or 0,
+        max(crew, connection.execute(select(func.max(attempts.c.serial))).scalar() or 0),
     )
 
 
@@ -161,6 +197,8 @@ class Filter:
     limit: int = 50
     owner: str | None = None
     """Only this user's; None: the whole project's."""
+    parent: str | None = None
+    """Only what this job submitted."""
 
 
 SHOWN_COMMAND_BYTES = 16384
@@ -186,6 +224,8 @@ def find_jobs(
         statement = statement.where(ended_badly | exited_badly)
     for key, value in wanted.labels:
         statement = statement.where(_has_label(connection, key, value))
+    if wanted.parent is not None:
+        statement = statement.where(jobs.c.parent == wanted.parent)
     if before is not None:
         statement = statement.where(jobs.c.serial < before)
     statement = statement.order_by(jobs.c.serial.desc()).limit(wanted.limit)
@@ -259,12 +299,52 @@ def _has_label(connection: Connection, key: str, value: str) -> ColumnElement[bo
     return label == value
 
 
-def attempts_of(connection: Connection, job_serial: int) -> Sequence[RowMapping]:
-    """Return a job's attempts, first to last."""
+def attempts_of(
+    connection: Connection, job_serial: int, index: int | None = None
+) -> Sequence[RowMapping]:
+    """Return a job's attempts, first to last; with ``index`` only those of this task."""
     statement = (
         select(attempts)
         .where(attempts.c.job_serial == job_serial)
         .order_by(attempts.c.task_index, attempts.c.number)
+    )
+    if index is not None:
+        statement = statement.where(attempts.c.task_index == index)
+    return connection.execute(statement).mappings().all()
+
+
+def attempts_behind(
+    connection: Connection, job_serial: int, after: int, limit: int
+) -> Sequence[RowMapping]:
+    """Return a job's attempts behind serial ``after``, in the order of their grants."""
+    first = select(func.min(attempts.c.serial)).where(attempts.c.job_serial == job_serial)
+    at = after or (connection.execute(first).scalar() or 1) - 1
+    statement = (
+        select(attempts)
+        .where(attempts.c.serial > at, attempts.c.job_serial + 0 == job_serial)
+        .order_by(attempts.c.serial)
+        .limit(limit)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def last_attempts(
+    connection: Connection, job_serial: int, after: int, limit: int
+) -> Sequence[RowMapping]:
+    """Return the last attempt of each of a job's tasks behind index ``after``, in their order."""
+    newer = attempts.alias()
+    statement = (
+        select(attempts)
+        .where(attempts.c.job_serial == job_serial, attempts.c.task_index > after)
+        .where(
+            ~exists().where(
+                newer.c.job_serial == attempts.c.job_serial,
+                newer.c.task_index == attempts.c.task_index,
+                newer.c.number > attempts.c.number,
+            )
+        )
+        .order_by(attempts.c.task_index)
+        .limit(limit)
     )
     return connection.execute(statement).mappings().all()
 
@@ -358,3 +438,110 @@ def delete_jobs(connection: Connection, serials: Collection[int]) -> None:
     """Delete ended jobs with their attempts and events; those that live stay."""
     ended = jobs.c.state.in_(tuple(TERMINAL))
     connection.execute(delete(jobs).where(jobs.c.serial.in_(serials), ended))
+
+
+# -- arrays
+
+
+def insert_attempts(connection: Connection, rows: Sequence[Values]) -> None:
+    """Store granted attempts, all with the same columns."""
+    if rows:
+        connection.execute(attempts.insert(), list(rows))
+
+
+def move_attempts(connection: Connection, rows: Sequence[Values]) -> int:
+    """Write to live attempts, each row with its ``b_serial``; return how many matched.
+
+    All rows have the same columns.
+    """
+    if not rows:
+        return 0
+    columns = tuple(name for name in rows[0] if name != "b_serial")
+    statement = _move(attempts, columns, ("GRANTED", "RUNNING", "STOPPING"))
+    return connection.execute(statement, list(rows)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTasks:
+    """What is stored of a live array's tasks, beyond its own row."""
+
+    tries: dict[int, tuple[int, int]]
+    """Of tasks that were tried again: their last attempt's number, and how many counted."""
+    not_ok: dict[State, int]
+    """How many ended in which state without being ok."""
+    worst: tuple[int, int | None] | None
+    """The lowest of those, and its exit code."""
+
+
+def tasks_of(connection: Connection, job_serial: int) -> StoredTasks:
+    """Return what is stored of an array's tasks; what went well is not looked at."""
+    bad = (attempts.c.outcome != "SUCCESS") | (attempts.c.exit_code != 0)
+    mine = (attempts.c.job_serial == job_serial) & bad
+    again = attempts.c.outcome == State.IN_QUEUE
+    tries = (
+        select(
+            attempts.c.task_index,
+            func.max(attempts.c.number),
+            func.sum(case((attempts.c.state == AttemptState.RECALLED, 0), else_=1)),
+        )
+        .where(mine, again)
+        .group_by(attempts.c.task_index)
+    )
+    counts = (
+        select(attempts.c.outcome, func.count()).where(mine, ~again).group_by(attempts.c.outcome)
+    )
+    lowest = (
+        select(attempts.c.task_index, attempts.c.exit_code)
+        .where(mine, ~again)
+        .order_by(attempts.c.task_index)
+        .limit(1)
+    )
+    found = connection.execute(lowest).first()
+    return StoredTasks(
+        {index: (last, counted) for index, last, counted in connection.execute(tries).tuples()},
+        {State(state): count for state, count in connection.execute(counts).tuples()},
+        None if found is None else (found[0], found[1]),
+    )
+
+
+def next_not_ok(
+    connection: Connection, job_serial: int, index: int
+) -> tuple[int, int | None] | None:
+    """Return the lowest task behind ``index`` that ended without being ok, and its exit code."""
+    bad = (attempts.c.outcome != "SUCCESS") | (attempts.c.exit_code != 0)
+    statement = (
+        select(attempts.c.task_index, attempts.c.exit_code)
+        .where(attempts.c.job_serial == job_serial, bad, attempts.c.outcome != State.IN_QUEUE)
+        .where(attempts.c.task_index > index)
+        .order_by(attempts.c.task_index)
+        .limit(1)
+    )
+    found = connection.execute(statement).first()
+    return None if found is None else (found[0], found[1])
+
+
+def tried_again(connection: Connection, serials: Collection[int]) -> None:
+    """Note that the tasks of these ended attempts are queued anew."""
+    if serials:
+        again = update(attempts).where(attempts.c.serial.in_(serials))
+        connection.execute(again.values(outcome=State.IN_QUEUE))
+
+
+def failed_tasks(connection: Connection, job_serial: int, limit: int) -> Sequence[int]:
+    """Return the lowest indices of an array's tasks whose last attempt was not ok."""
+    bad = (attempts.c.outcome != "SUCCESS") | (attempts.c.exit_code != 0)
+    newer = attempts.alias()
+    statement = (
+        select(attempts.c.task_index)
+        .where(attempts.c.job_serial == job_serial, bad, attempts.c.outcome != State.IN_QUEUE)
+        .where(
+            ~exists().where(
+                newer.c.job_serial == attempts.c.job_serial,
+                newer.c.task_index == attempts.c.task_index,
+                newer.c.number > attempts.c.number,
+            )
+        )
+        .order_by(attempts.c.task_index)
+        .limit(limit)
+    )
+    return connection.execute(statement).scalars().all()

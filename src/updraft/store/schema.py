@@ -14,10 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from updraft import errors
 from updraft.store.database import unusable
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in ``migrations/versions``; a test holds the two together."""
 
-KNOWN = ("0001", "0002", "0003", "0004", "0005")
+KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision that this release can start from."""
 
 

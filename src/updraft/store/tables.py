@@ -15,6 +15,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    literal_column,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -62,6 +64,18 @@ jobs = Table(
     Column("keep_alive_ms", BigInteger, nullable=False),
     Column("grace_ms", BigInteger, nullable=False),
     Column("source", String(16)),
+    Column("parent", String(16)),  # the job of the task that submitted it
+    Column("kind", String(8), nullable=False, server_default="single"),
+    Column("tasks", Integer, nullable=False, server_default="1"),
+    Column("max_parallel", Integer),
+    Column("queued", Text),  # an array's tasks that wait, as ranges of their indices
+    Column("ok_tasks", Integer, nullable=False, server_default="0"),  # an array's that ended so
+    Column("ended_tasks", Integer, nullable=False, server_default="0"),
+    Column("retry_on", Text, nullable=False, server_default="lost"),  # words with commas between
+    Column("backoff_ms", BigInteger, nullable=False, server_default="0"),
+    Column("not_before_ns", BigInteger),
+    Column("deadline_ns", BigInteger),
+    Column("preemptible", Boolean, nullable=False, server_default=false()),
     Column("state", String(12), nullable=False),
     Column("wanted", String(8), nullable=False),
     Column("exit_code", Integer),
@@ -77,6 +91,8 @@ jobs = Table(
 )
 _rerun = jobs.c.source.is_not(None)  # most jobs are none, and cost this index nothing
 Index("ix_jobs_source", jobs.c.source, sqlite_where=_rerun, postgresql_where=_rerun)
+_child = jobs.c.parent.is_not(None)
+Index("ix_jobs_parent", jobs.c.parent, sqlite_where=_child, postgresql_where=_child)
 
 attempts = Table(
     "attempts",
@@ -86,6 +102,8 @@ attempts = Table(
     Column("task_index", Integer, nullable=False),
     Column("number", Integer, nullable=False),
     Column("state", String(8), nullable=False),
+    Column("outcome", String(12)),  # the state that its end brought its task to
+    Column("crew", BigInteger),  # of which an array's task is part
     Column("runner", Text, nullable=False),
     Column("gpu_ids", Text, nullable=False),  # JSON list of device ids
     Column("pid", Integer),
@@ -101,6 +119,17 @@ attempts = Table(
     Column("read_bytes", BigInteger),
     Column("written_bytes", BigInteger),
     UniqueConstraint("job_serial", "task_index", "number"),
+)
+# An array may have a million attempts, of which few are live and few went wrong.
+_live = attempts.c.state.in_([literal_column(f"'{s}'") for s in ("GRANTED", "RUNNING", "STOPPING")])
+Index("ix_attempts_live", attempts.c.job_serial, sqlite_where=_live, postgresql_where=_live)
+_not_ok = (attempts.c.outcome != literal_column("'SUCCESS'")) | (attempts.c.exit_code != 0)
+Index(
+    "ix_attempts_not_ok",
+    attempts.c.job_serial,
+    attempts.c.task_index,
+    sqlite_where=_not_ok,
+    postgresql_where=_not_ok,
 )
 
 events = Table(

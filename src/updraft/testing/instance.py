@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 WAIT_SECONDS = 30.0
+_OTHERS = ("UPDRAFT_URL", "UPDRAFT_TOKEN", "UPDRAFT_FINGERPRINT", "UPDRAFT_PROFILE")
+"""What names another server, as where the tests are a job themselves."""
 
 
 class Instance:
@@ -27,7 +29,7 @@ class Instance:
         self.faults = home / "faults"
         self.faults.mkdir(parents=True, exist_ok=True)
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in _OTHERS},
             "UPDRAFT_HOME": str(home),
             "UPDRAFT_FAULTS": str(self.faults),
             "PYTHONDONTWRITEBYTECODE": "",

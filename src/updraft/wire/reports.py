@@ -191,3 +191,13 @@ _END: dict[str, Check] = {
     "stdout": _is_length,
     "stderr": _is_length,
 }
+
+
+def starts_of(body: dict[str, Any]) -> list[list[int]]:
+    """Return the starts of STARTS."""
+    return list(body["starts"])
+
+
+def ends_of(body: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the ends of ENDS."""
+    return [(serial, end) for serial, end in body["ends"]]

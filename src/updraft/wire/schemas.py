@@ -103,13 +103,41 @@ class JobSummary(Answer):
     priority: int
     times: Times
     source: str | None = Field(description="the job that this one runs again")
+    parent: str | None = Field(default=None, description="the job whose task submitted it")
+    kind: str = Field(default="single", description="single, array or gang")
+    task_count: int = Field(default=1, description="task indices are below it")
+
+
+class TaskCounts(Answer):
+    """How an array's tasks fare."""
+
+    total: int
+    queued: int
+    running: int
+    ok: int
+    not_ok: int
+    failed: str = Field(description="indices of those that ended without being ok: 3,17-20")
+
+
+class Task(Attempt):
+    """An attempt of one task."""
+
+    index: int
+    outcome: State | None = Field(
+        description="the state that its end brought the task to; IN_QUEUE: it is tried again"
+    )
 
 
 class Job(JobSummary):
-    """A job with its attempts."""
+    """A job with its attempts; an array's are at `/jobs/{job}/tasks`."""
 
     attempts: list[Attempt]
     linked: list[str] = Field(description="jobs that ran this one again")
+    children: int = Field(default=0, description="how many jobs its tasks submitted")
+    live_children: list[str] = Field(
+        default_factory=list, description="those of them that have not ended, 100 at most"
+    )
+    tasks: TaskCounts | None = Field(default=None, description="of an array")
 
 
 class JobPage(Answer):
@@ -148,7 +176,21 @@ class SubmitRequest(Request):
     memory_bytes: int = Field(default=0, ge=0, description="0: no limit")
     gpus: int = Field(default=0, ge=0)
     time_limit_seconds: float | None = Field(default=None, gt=0, le=315_360_000)
+    kind: Literal["single", "array"] = Field(
+        default="single", description="an array has independent tasks"
+    )
+    tasks: int = Field(default=1, ge=1, le=10_000_000)
+    max_parallel: int | None = Field(default=None, ge=1, description="of an array's tasks")
     retries: int = Field(default=0, ge=0, le=1000)
+    retry_on: list[Literal["lost", "exit", "oom", "expired"]] = Field(
+        default=["lost"], description="after what a task is tried again"
+    )
+    backoff_seconds: float = Field(
+        default=0, ge=0, le=3600, description="before the first retry; doubled for each further one"
+    )
+    not_before: datetime | None = Field(default=None, description="it does not start before")
+    deadline: datetime | None = Field(default=None, description="it is ended then")
+    preemptible: bool = Field(default=False, description="it gives way to what is not")
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
     grace_seconds: float = Field(default=10, ge=0, le=86400)
     umask: int = Field(default=0o022, ge=0, le=0o777)
@@ -158,6 +200,9 @@ class RerunRequest(Request):
     """What a rerun takes from its caller."""
 
     key: Key
+    failed: bool = Field(
+        default=False, description="of an array, only the tasks that did not end ok"
+    )
     environment: dict[str, str] = Field(default_factory=dict, description="the caller's own")
     environment_base64: str | None = Field(
         default=None,

@@ -45,6 +45,7 @@ class _LocalServer:
         self._missing_since: float | None = None
         self.credentials: dict[str, str] = {}
         self.hindrance = "it is of its server's own installation"
+        self.way: list[bytes] = []  # the server says it itself
 
     async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         try:
@@ -98,6 +99,9 @@ class _JoinedServer:
         self.hindrance = upgrading.hindrance()
         self._tls = tls.client_context(place.fingerprint)
         self.credentials = {"token": place.token}
+        self.way = [b"UPDRAFT_URL=" + place.url.encode()]
+        if place.fingerprint:
+            self.way.append(b"UPDRAFT_FINGERPRINT=" + place.fingerprint.encode())
 
     async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         place = self._place

@@ -183,6 +183,17 @@ class Owners:
         path.chmod(0o700)
         return path
 
+    def workspaces_of(self, name: str, jobs: Iterable[str]) -> list[bytes]:
+        """Return the workspaces here of other jobs of an owner's: those that a job came from."""
+        owner = self.owner(name)
+        found = []
+        for job in jobs:
+            path = self._path(owner.name, job)
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISDIR((there := path.lstat()).st_mode) and there.st_uid == owner.uid:
+                    found.append(os.fsencode(path))
+        return found
+
     def put_away(self, job: str) -> list[Path]:
         """Take a job's workspace out of the way, whoever's it is, and return what to ``remove``.
 

@@ -41,7 +41,10 @@ class Places:
             return ""
         nodes = gpus.device_nodes(gpu for gpu in self._gpus if gpu["uuid"] in spec["gpus"])
         try:
-            spec["isolation"] = self._owners.isolation(spec["owner"], spec["job"], nodes)
+            spec["isolation"] = {
+                **self._owners.isolation(spec["owner"], spec["job"], nodes),
+                "shown": self._owners.workspaces_of(spec["owner"], spec.get("lineage", [])),
+            }
         except errors.UpdraftError as error:
             return error.message
         except OSError as error:

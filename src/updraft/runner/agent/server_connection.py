@@ -34,6 +34,9 @@ class Server(Protocol):
     hindrance: str
     """Why this runner cannot take another release from its server; empty: it can."""
 
+    way: list[bytes]
+    """Variables by which a task of this runner's finds the server, as this runner does."""
+
     async def open(self, make: Callable[[], FrameConnection]) -> FrameConnection:
         """Return a new connection.  Raises ``OSError``."""
 

@@ -11,6 +11,7 @@ from updraft.wire.packing import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any, NoReturn
 
@@ -87,7 +88,8 @@ def become(
                 signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         step = "exec"
-        _exec(spec["argv"], environment)
+        entries = [entry for entry in environment.split(b"\0") if b"=" in entry[1:]]
+        search(spec["argv"], dict(entry.split(b"=", 1) for entry in entries), os.execve)
     except BaseException as error:  # noqa: BLE001 - this process has no caller to raise to
         os.write(status, pack(refusal(step, error)))
     finally:
@@ -133,9 +135,16 @@ def _enter(spec: dict[str, Any], status: int) -> bytes | None:
     return None
 
 
-def _exec(argv: list[bytes], block: bytes) -> None:
-    """Replace this process, searching PATH as execvp does; raise ``OSError`` if nothing runs."""
-    environment = dict(entry.split(b"=", 1) for entry in block.split(b"\0") if b"=" in entry[1:])
+def search(
+    argv: list[bytes],
+    environment: dict[bytes, bytes],
+    start: Callable[[bytes, list[bytes], dict[bytes, bytes]], None],
+) -> None:
+    """Start the program that a command means, searching PATH as execvp does.
+
+    ``start`` takes a path, arguments and environment; it raises ``OSError`` where that cannot be
+    executed, and then the next one may be.  Raises ``OSError`` if nothing runs.
+    """
     name = argv[0]
     explicit = b"/" in name
     if explicit:
@@ -147,10 +156,12 @@ def _exec(argv: list[bytes], block: bytes) -> None:
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     for candidate in candidates:
         try:
-            os.execve(candidate, argv, environment)
+            start(candidate, argv, environment)
+            return
         except OSError as error:
             if error.errno == errno.ENOEXEC:
-                os.execve(b"/bin/sh", [b"/bin/sh", candidate, *argv[1:]], environment)
+                start(b"/bin/sh", [b"/bin/sh", candidate, *argv[1:]], environment)
+                return
             passed_over = error.errno in (errno.ENOENT, errno.ENOTDIR) and not explicit
             # A folder that may not be entered (another's, in a PATH from elsewhere) has it not.
             passed_over = passed_over or not (explicit or os.path.lexists(candidate))

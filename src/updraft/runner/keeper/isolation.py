@@ -191,7 +191,12 @@ class View:
         private = os.fsdecode(isolation["private"])
         workspace = os.fsdecode(isolation["workspace"])
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        kept = os.open(workspace, flags | os.O_NOFOLLOW)
+        kept = {workspace: os.open(workspace, flags | os.O_NOFOLLOW)}
+        for path in map(os.fsdecode, isolation.get("shown", ())):
+            try:
+                kept[path] = os.open(path, flags | os.O_NOFOLLOW)
+            except OSError:
+                continue  # its job has ended
         folders = {
             "/tmp": os.open(os.path.join(private, "tmp"), flags),  # noqa: S108
             "/var/tmp": os.open(os.path.join(private, "var-tmp"), flags),  # noqa: S108
@@ -203,15 +208,16 @@ class View:
         for target, fd in real.items():
             if os.path.isdir(target):
                 _mount(f"/proc/self/fd/{fd}", target, flags=_BIND)
-        if not _is_at(workspace, kept):  # it lies in what was hidden
-            os.makedirs(workspace, exist_ok=True)
-            _mount(f"/proc/self/fd/{kept}", workspace, flags=_BIND | _REC)
+        for path, fd in kept.items():
+            if not _is_at(path, fd):  # it lies in what was hidden
+                os.makedirs(path, exist_ok=True)
+                _mount(f"/proc/self/fd/{fd}", path, flags=_BIND | _REC)
         for device in isolation["devices"]:
             name = os.path.relpath(os.path.normpath(os.fsdecode(device)), "/dev")
             if name.split("/")[0] in (".", ".."):
                 raise ValueError(f"{os.fsdecode(device)} is not in /dev")
             self._add(name)
-        for fd in (kept, self._devices, *folders.values()):
+        for fd in (*kept.values(), self._devices, *folders.values()):
             os.close(fd)
 
 

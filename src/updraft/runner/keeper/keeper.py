@@ -17,6 +17,7 @@ from updraft.runner.keeper import processes
 from updraft.runner.keeper.agent_connection import AgentConnection
 from updraft.runner.keeper.agent_process import AgentProcess
 from updraft.runner.keeper.cgroups import Slots
+from updraft.runner.keeper.crews import Crews
 from updraft.runner.keeper.isolating import Isolating
 from updraft.runner.keeper.leaders import IdleLeaders, Leader
 from updraft.runner.keeper.records import Records
@@ -28,6 +29,7 @@ from updraft.wire.sockets import peer_uid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from updraft.runner.keeper.cgroups import Slot
@@ -59,6 +61,7 @@ class Keeper:
         self._selector = selectors.DefaultSelector()
         self._tasks: dict[int, Task] = {}
         self._ended: dict[int, dict[str, Any]] = {}  # reports of attempts without a task
+        self._crews = Crews(self, os.path.join(folder, "crews"))
         self._leaders = IdleLeaders()
         self._isolating = Isolating(folder, self._leaders, self._slots)
         self._bereft: list[Task] = []  # their leaders were killed; what those left is being ended
@@ -104,6 +107,7 @@ class Keeper:
                 # An earlier callback of this round may have closed what a later key names.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
+        self._crews.tell()
         if self._connection is not None:
             self._connection.flush()  # the last ends, whose files the agent removes
         if self._status is not None:
@@ -112,6 +116,7 @@ class Keeper:
         if self._silent_at is not None and self._agent.pid is not None:
             # It would take us for one that was killed, and start another.
             processes.signal_all([self._agent.pid], signal.SIGKILL)
+        self._crews.close()
         self._slots.close()
         return self._status or 0
 
@@ -123,14 +128,15 @@ class Keeper:
         carry it to the server: a keeper that leaves starts no agent.
         """
         if self._status is not None:  # nobody asks for the ends any more
-            return all(task.end is not None for task in self._tasks.values())
+            ended = all(task.end is not None for task in self._tasks.values())
+            return ended and self._crews.is_over
         silent = self._silent_at is not None and time.monotonic() >= self._silent_at
-        return not self._tasks or (
+        return (not self._tasks and self._crews.is_empty) or (
             (self._connection is None or silent) and self._all_ends_are_recorded()
         )
 
     def _all_ends_are_recorded(self) -> bool:
-        return all(
+        return self._crews.is_over and all(
             task.end is not None and attempt not in self._unrecorded
             for attempt, task in self._tasks.items()
         )
@@ -155,13 +161,18 @@ class Keeper:
         if self._connection is not None and self._connection is not connection:
             self._connection.close()
         self._connection = connection
-        attempts = {attempt: task.report() for attempt, task in self._tasks.items()}
-        attempts.update(self._ended)
+        attempts = [
+            {"attempt": attempt, **self._crew_of(attempt), **task.report()}
+            for attempt, task in self._tasks.items()
+            if task.end is None or not self._crews.is_ours(attempt)
+        ]
+        attempts += [{"attempt": attempt, **report} for attempt, report in self._ended.items()]
+        attempts += self._crews.report()
         body = {
             "keeper": self.identity,
             "pid": os.getpid(),
             "release": self._release,
-            "attempts": [{"attempt": attempt, **report} for attempt, report in attempts.items()],
+            "attempts": attempts,
         }
         connection.send(frames.message(frames.REPORT, body))
 
@@ -181,12 +192,20 @@ class Keeper:
             for gone in unpack_dict(bytes(payload))["attempts"]:
                 self._forget(gone)
             return
+        if kind in (frames.CREW, frames.TASKS):
+            if not (self.again or self._leaving):
+                take = self._crews.open if kind == frames.CREW else self._crews.feed
+                take(attempt, unpack_dict(bytes(payload)))
+            return
+        if kind in (frames.KILL, frames.DEADLINE, frames.SIGNAL) and self._crews.holds(attempt):
+            self._of_crew(kind, attempt, unpack_dict(bytes(payload)))
+            return
         if kind == frames.STOP:
             order = unpack_dict(bytes(payload))
             if order.get("unless_live"):
                 self._leave_unless_live()
             elif order.get("again"):
-                if not self._tasks:
+                if not self._tasks and self._crews.is_empty:
                     self.again = True
                     self._leave(cancel=False)
             else:
@@ -221,6 +240,51 @@ class Keeper:
             limit_ms = unpack_dict(bytes(payload))["limit_ms"]
             task.set_limit(limit_ms)
 
+    def _crew_of(self, attempt: int) -> dict[str, Any]:
+        return self._crews.identity(attempt) if self._crews.is_ours(attempt) else {}
+
+    def _of_crew(self, kind: int, number: int, order: dict[str, Any]) -> None:
+        """Carry out what concerns a crew, or a task of one."""
+        if kind == frames.KILL:
+            self._crews.end(number, order["why"], order["grace_ms"] / 1000)
+        elif number in self._tasks:
+            if kind == frames.SIGNAL:
+                self._tasks[number].signal(order["signal"])
+        elif kind == frames.DEADLINE:
+            for attempt in self._crews.limit(number, order["limit_ms"]):
+                self._tasks[attempt].set_limit(order["limit_ms"])
+        elif self._crews.is_ours(number):
+            self._crews.signal(number, order["signal"])
+
+    # -- what crews ask for (crews.Host)
+
+    def start(self, attempt: int, spec: dict[str, Any]) -> None:
+        """Start a task of a crew."""
+        self._spawn(attempt, spec)
+
+    def kill(self, attempt: int, why: str, grace_seconds: float) -> None:
+        """End a task of a crew."""
+        task = self._tasks.get(attempt)
+        if task is not None and task.end is None:
+            task.kill(why, grace_seconds)
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call ``ready`` whenever there is something to read."""
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def unwatch(self, fd: int) -> None:
+        """Do so no more."""
+        self._selector.unregister(fd)
+
+    def take_slot(self, spec: dict[str, Any]) -> Slot | None:
+        """Return a control group for a worker of a crew."""
+        return self._take_slot(spec)
+
+    def give_slot(self, slot: Slot | None) -> None:
+        """Take it back; its processes are about to go."""
+        if slot is not None:
+            self._slots.give_back(slot)
+
     def _spawn(self, attempt: int, spec: dict[str, Any]) -> None:
         # P2: whatever is repeated on the way here, an attempt starts once.
         if attempt in self._tasks or attempt in self._ended:
@@ -236,7 +300,8 @@ class Keeper:
                 self._refuse(attempt, spec, f"the runner cannot start it: {error}")
                 return
         try:
-            self._records.intend(attempt, {"job": spec["job"], "folder": spec["folder"]})
+            intent = {"job": spec["job"], "folder": spec["folder"], **self._crew_of(attempt)}
+            self._records.intend(attempt, intent)
         except FileExistsError:
             return
         except OSError as error:
@@ -285,8 +350,11 @@ class Keeper:
 
     def _refuse(self, attempt: int, spec: dict[str, Any], why: str) -> None:
         end = {"refused": "start", "message": why, "errno": 0, "stdout": 0, "stderr": 0}
+        if self._crews.is_ours(attempt):
+            self._crews.ended(attempt, end)
+            return
         self._ended[attempt] = {"job": spec["job"], "folder": spec["folder"], "end": end}
-        self._send(frames.message(frames.EXITED, end, frames.stream_channel(attempt, 0)))
+        self.send(frames.message(frames.EXITED, end, frames.stream_channel(attempt, 0)))
 
     def _forget(self, attempt: int) -> None:
         task = self._tasks.get(attempt)
@@ -294,6 +362,7 @@ class Keeper:
             return
         self._tasks.pop(attempt, None)
         self._ended.pop(attempt, None)
+        self._crews.forget(attempt)
         self._unrecorded.discard(attempt)
         self._records.forget(attempt)
 
@@ -303,12 +372,14 @@ class Keeper:
             self._agent.leave()
             self._selector.unregister(self._listener)
             self._listener.close()
+        self._crews.end_all("stop" if cancel else "recall")
         if cancel:
             for task in self._tasks.values():
                 task.kill("stop", task.grace_seconds)
 
     def _leave_unless_live(self) -> None:
         """Leave although no server stores the ends of our tasks: the next keeper tells them."""
+        self._crews.end_all("recall")
         if self._all_ends_are_recorded():
             self._tasks.clear()
             self._leave(cancel=False)
@@ -327,11 +398,15 @@ class Keeper:
 
     def input_closed(self, channel: int) -> None:
         """The command reads no more input."""
-        self._send(frames.frame(frames.CLOSE, channel))
+        self.send(frames.frame(frames.CLOSE, channel))
 
     def said(self, kind: int, task: Task, body: dict[str, Any]) -> None:
         """A leader's message for the server."""
-        self._send(frames.message(kind, body, frames.stream_channel(task.attempt, 0)))
+        if self._crews.is_ours(task.attempt):
+            if kind == frames.STARTED:
+                self._crews.started(task)
+            return
+        self.send(frames.message(kind, body, frames.stream_channel(task.attempt, 0)))
 
     def ended(self, task: Task) -> None:
         """A task came to its end: its processes are gone and its output is stored."""
@@ -348,7 +423,11 @@ class Keeper:
             self._leaders.give_back(leader)
         if "beside" not in task.spec:
             self._isolating.remove(task.attempt)
-        self._send(frames.message(frames.EXITED, task.end, frames.stream_channel(task.attempt, 0)))
+        if self._crews.is_ours(task.attempt):
+            del self._tasks[task.attempt]
+            self._crews.ended(task.attempt, task.end)
+            return
+        self.send(frames.message(frames.EXITED, task.end, frames.stream_channel(task.attempt, 0)))
 
     def _record_end(self, attempt: int, end: dict[str, Any]) -> None:
         try:
@@ -357,7 +436,8 @@ class Keeper:
             # It is in memory; only a crash of ours before the FORGET would miss it.
             self._unrecorded.add(attempt)
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
+        """Send whole frames to the agent, if one is there."""
         if self._connection is not None:
             self._connection.send(data)
 
@@ -370,12 +450,20 @@ class Keeper:
                 task.tick(now)
         if self._kill_again_at is not None and now >= self._kill_again_at:
             self._end_orphans()
+        if self._crews.due is not None and self._crews.due <= now:
+            self._crews.tell()
         self._agent.start_if_due(now)
 
     def _wait_seconds(self) -> float | None:
         due = [at for task in self._tasks.values() if (at := task.next_tick()) is not None]
         silent = self._silent_at if self._all_ends_are_recorded() else None
-        ours = (self._agent.due, self._kill_again_at, self._leaders.fork_at, silent)
+        ours = (
+            self._crews.due,
+            self._agent.due,
+            self._kill_again_at,
+            self._leaders.fork_at,
+            silent,
+        )
         due += [at for at in ours if at is not None]
         if self._slots.again_at is not None and not self._busy():
             due.append(self._slots.again_at)
@@ -416,6 +504,8 @@ class Keeper:
         if self._agent.pid in dead:
             self._agent.ended()
         self._isolating.sweepers.difference_update(dead)
+        if self._crews.died(dead):
+            self._end_orphans()
         leaders = {task.leader.pid: task for task in self._tasks.values() if task.leader}
         for pid in dead:
             if pid in leaders:
@@ -433,7 +523,7 @@ class Keeper:
             for task in self._tasks.values()
             if task.leader and task.leader.pid is not None
         }
-        ours |= self._leaders.pids() | self._isolating.sweepers
+        ours |= self._leaders.pids() | self._isolating.sweepers | self._crews.pids()
         if self._agent.pid is not None:
             ours.add(self._agent.pid)
         orphans = processes.orphans(ours)
@@ -442,6 +532,7 @@ class Keeper:
             self._kill_again_at = time.monotonic() + _KILL_AGAIN_SECONDS
             return
         self._kill_again_at = None
+        self._crews.bury()
         bereft, self._bereft = self._bereft, []
         for task in bereft:
             task.tree_ended()
@@ -452,11 +543,11 @@ class Keeper:
             if end is None:
                 end = {"lost": "its keeper was killed", "at": time.time_ns(), **_stored(intent)}
                 self._record_end(attempt, end)
-            self._ended[attempt] = {
-                "job": intent.get("job", ""),
-                "folder": intent.get("folder", b""),
-                "end": end,
-            }
+            whose = {"job": "", "folder": b"", **intent}
+            if "crew" in intent:
+                self._crews.adopt(attempt, whose, end)
+            else:
+                self._ended[attempt] = {**whose, "end": end}
 
 
 def _stored(intent: dict[str, Any]) -> dict[str, int]:

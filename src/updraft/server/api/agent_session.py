@@ -18,6 +18,7 @@ from updraft.wire import frames, reports
 from updraft.wire.transport import FrameConnection, body_of
 
 _CONTROL = frozenset({frames.STOPPED, frames.CONTINUED})
+_OF_CREWS = frozenset({frames.STARTS, frames.ENDS})
 _REPORTS = _CONTROL | {frames.STARTED, frames.EXITED}
 _STREAMS = frozenset(
     {frames.DATA, frames.ACK, frames.CLOSE, frames.EOF, frames.ATTACH, frames.SHIP}
@@ -151,6 +152,9 @@ class AgentControl:
         if kind == frames.UPGRADE:
             self.runner.upgrade = _upgrade({"hindrance": "", **body_of(payload)})
             return
+        if kind in _OF_CREWS:
+            self._of_crew(kind, serial, body_of(payload))
+            return
         # What a runner says of what it does not have is not taken.
         if self._sessions.beside.is_on(serial, self.runner):
             if kind in _REPORTS:
@@ -166,6 +170,15 @@ class AgentControl:
             self._execution.reports.grew(serial)
         elif kind in _CONTROL:
             self._execution.reports.said(serial, kind, _report(kind, payload))
+
+    def _of_crew(self, kind: int, crew: int, body: dict[str, Any]) -> None:
+        arrays, runner = self._execution.arrays, self.runner
+        if runner is None or self._execution.live.runners.get(runner.name) is not runner:
+            return
+        if kind == frames.STARTS:
+            arrays.started(crew, runner, reports.starts_of(body))
+        else:
+            arrays.ended(crew, runner, reports.ends_of(body))
 
     def stream(self, kind: int, channel: int, offset: int, payload: bytes | memoryview) -> None:
         """A stream frame arrived, on either connection."""

@@ -95,7 +95,9 @@ class ClientSession(ClientStreams):
         if isinstance(found, EndedJob):
             self._replay(found, body)
             return
-        need_change(self.who, found.owner, found.id)  # who may have changed meanwhile
+        need_change(
+            self.who, found.owner, found.id, found.lineage
+        )  # who may have changed meanwhile
         self.job = found
         self.execution.attendance.back(found, self)
         self.send(frames.ACCEPTED, {"job": found.id})

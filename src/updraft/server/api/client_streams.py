@@ -59,7 +59,7 @@ class ClientStreams:
         """Go on as this principal, if they may still do with the job what is done here."""
         self.who = who
         if self.job is not None:
-            need_change(who, self.job.owner, self.job.id)
+            need_change(who, self.job.owner, self.job.id, self.job.lineage)
 
     def turn_out(self, error: errors.UpdraftError) -> None:
         """End the connection: to the job, its client is lost."""

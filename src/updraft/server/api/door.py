@@ -68,6 +68,12 @@ class Gate(Protocol):
         ``project`` is refused with.
         """
 
+    async def admit_task(self, known: Principal, token: str) -> Principal:
+        """Return who a peer of the owner's socket is that carries a task's token.
+
+        Raises ``errors.TaskEnded``.
+        """
+
 
 ClientFactory = Callable[[Principal], Session]
 AgentFactory = Callable[[Runner], Session]
@@ -383,7 +389,9 @@ class _Unknown:
             return
         if role not in self._doors.client_roles and role not in self._doors.agent_roles:
             self.connection.fail(errors.BadRequest.code, f"there is no role {role!r}")
-        elif self._guest.principal is None:
+        elif self._guest.principal is None or (
+            self._doors.gate is not None and "token" in body and role in self._doors.client_roles
+        ):
             self._held = []
             # A submission, however large, may come behind the HELLO: no more is read meanwhile.
             self.connection.limit_messages(frames.MAX_PAYLOAD)
@@ -404,7 +412,12 @@ class _Unknown:
                 raise errors.NotSignedIn(f"this needs a credential; {errors.SIGN_IN}")
             if type(project) is not str:
                 raise errors.BadRequest("project: a project's name is needed")
-            who = await self._doors.gate.admit(token, project or None, self._guest.peer)
+            gate, known = self._doors.gate, self._guest.principal
+            who: Principal | Runner
+            if known is not None:
+                who = await gate.admit_task(known, token)
+            else:
+                who = await gate.admit(token, project or None, self._guest.peer)
             if isinstance(who, Principal) and role in self._doors.client_roles:
                 session = self._doors.client_roles[role](who)
             elif isinstance(who, Runner) and role in self._doors.agent_roles:

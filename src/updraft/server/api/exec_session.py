@@ -59,7 +59,7 @@ class ExecSession(ClientStreams):
         job = await self._jobs.resolve(await self.renew(), body["job"])
         if not isinstance(job, LiveJob):
             raise errors.Conflict(f"job {job.id} has ended; exec needs a running one")
-        need_change(self.who, job.owner, job.id)  # who may have changed meanwhile
+        need_change(self.who, job.owner, job.id, job.lineage)  # who may have changed meanwhile
         self.job = job
         self._serial = self._beside.start(job, body, self)
         self.send(frames.ACCEPTED, {"job": job.id})

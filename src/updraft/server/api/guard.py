@@ -153,6 +153,8 @@ class Guard:
         token, project = _asked(scope)
         known: Principal | None = scope.get("principal")
         if known is not None:
+            if token:
+                known = await self._access.on_socket(known, token)
             return known if project is None else self._access.in_project(known, project)
         peer = _peer(scope)
         about = scope["path"].removeprefix("/api/v1/").partition("/")[0]

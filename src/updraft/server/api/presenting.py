@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,7 +26,21 @@ def summary(view: JobView) -> schemas.JobSummary:
 def job(view: JobView) -> schemas.Job:
     """Return a job with its attempts."""
     attempts = [_attempt(row) for row in view.attempts]
-    return schemas.Job(**_summary(view), attempts=attempts, linked=view.reruns)
+    tasks = None if view.tasks is None else schemas.TaskCounts(**asdict(view.tasks))
+    return schemas.Job(
+        **_summary(view),
+        attempts=attempts,
+        linked=view.reruns,
+        tasks=tasks,
+        children=view.children,
+        live_children=list(view.live_children),
+    )
+
+
+def task(row: Row) -> schemas.Task:
+    """Return an attempt of one of a job's tasks."""
+    attempt = _attempt(row).model_dump()
+    return schemas.Task(**attempt, index=row["task_index"], outcome=row["outcome"])
 
 
 def page(found: Page) -> schemas.JobPage:
@@ -98,6 +113,9 @@ def _summary(view: JobView) -> dict[str, Any]:
             ended=_maybe(row["ended_ns"]),
         ),
         "source": row["source"],
+        "parent": row["parent"],
+        "kind": row["kind"],
+        "task_count": row["tasks"],
     }
 
 

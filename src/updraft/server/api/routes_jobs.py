@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 
 from updraft import errors
+from updraft.model.job import MOST_TASKS
 from updraft.model.states import State
 from updraft.server.api import presenting
 from updraft.server.api.requests import JobId, Who
@@ -27,8 +29,11 @@ Owner = Annotated[
 ]
 Failed = Annotated[bool, Query(description="only jobs that ended without being ok")]
 LabelFilters = Annotated[list[str], Query(description="KEY=VALUE; several must all hold")]
+Parent = Annotated[str | None, Query(description="only jobs that this one's tasks submitted")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
+After = Annotated[int, Query(ge=-1, lt=MOST_TASKS, description="the index to go on behind")]
+Index = Annotated[int, Path(ge=0, lt=MOST_TASKS, description="a task's index")]
 WaitSeconds = Annotated[float, Query(ge=0, le=_MAX_WAIT_SECONDS)]
 
 
@@ -43,13 +48,14 @@ def make_router(jobs: Jobs, actions: Actions) -> APIRouter:
         failed: Failed = False,
         owner: Owner = None,
         label: LabelFilters = [],  # noqa: B006
+        parent: Parent = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> schemas.JobPage:
         if owner is not None and not owner.isprintable():
             raise errors.BadRequest("owner: a user's name is needed, or ~")
         whose = who.owner if owner == "~" else owner
-        wanted = Filter(tuple(dict.fromkeys(state)), failed, _labels(label), limit, whose)
+        wanted = Filter(tuple(dict.fromkeys(state)), failed, _labels(label), limit, whose, parent)
         return presenting.page(await jobs.list(who, wanted, cursor))
 
     @router.post("/jobs", status_code=201, summary="Submit a detached job")
@@ -78,7 +84,31 @@ def make_router(jobs: Jobs, actions: Actions) -> APIRouter:
     async def rerun(who: Who, job: JobId, body: schemas.RerunRequest) -> schemas.Job:
         """The caller's environment, with what `-e` had set for the job put over it."""
         caller = Caller(body.key.encode(), _environment(body))
-        return presenting.job(await actions.rerun(who, job, caller))
+        return presenting.job(await actions.rerun(who, job, caller, failed=body.failed))
+
+    @router.get("/jobs/{job}/tasks", summary="List an array's tasks")
+    async def list_tasks(
+        who: Who, job: JobId, after: After = -1, limit: Limit = 100
+    ) -> list[schemas.Task]:
+        """The last attempt of each task that has had one, by index.
+
+        Tasks that wait for their first attempt are not among them.
+        """
+        return [presenting.task(row) for row in await jobs.tasks(who, job, after, limit)]
+
+    @router.get("/jobs/{job}/tasks/{index}", summary="Show a task's attempts")
+    async def show_task(who: Who, job: JobId, index: Index) -> list[schemas.Task]:
+        """First to last; a task that waits for its first has none."""
+        return [presenting.task(row) for row in await jobs.task(who, job, index)]
+
+    @router.post("/jobs/{job}/tasks/{index}/cancel", summary="Cancel one task of an array")
+    async def cancel_task(who: Who, job: JobId, index: Index) -> schemas.Job:
+        return presenting.job(await actions.cancel_task(who, job, index))
+
+    @router.post("/jobs/{job}/tasks/{index}/retry", summary="Queue an ended task of an array anew")
+    async def retry_task(who: Who, job: JobId, index: Index) -> schemas.Job:
+        """While the array has not ended; afterwards `rerun` makes a new job."""
+        return presenting.job(await actions.retry_task(who, job, index))
 
     @router.get(
         "/jobs/{job}/events",
@@ -137,10 +167,32 @@ def _submission(body: schemas.SubmitRequest) -> dict[str, Any]:
         "gpus": body.gpus,
         "time_limit_ms": None if limit is None else max(round(limit * 1000), 1),
         "retries": body.retries,
+        "retry_on": body.retry_on,
+        "backoff_ms": round(body.backoff_seconds * 1000),
+        "not_before_ns": _moment(body.not_before),
+        "deadline_ns": _moment(body.deadline),
+        "preemptible": body.preemptible,
+        "tasks": _tasks(body),
         "priority": body.priority,
         "keep_alive_ms": 0,
         "grace_ms": round(body.grace_seconds * 1000),
     }
+
+
+def _tasks(body: schemas.SubmitRequest) -> dict[str, Any] | None:
+    if body.kind == "single":
+        if body.tasks != 1 or body.max_parallel is not None:
+            raise errors.BadRequest("tasks: a job of the kind single has one; choose kind array")
+        return None
+    return {"kind": body.kind, "count": body.tasks, "max_parallel": body.max_parallel}
+
+
+def _moment(at: datetime | None) -> int | None:
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise errors.BadRequest("a time needs a zone, as in 2026-01-31T12:00:00Z")
+    return max(int(at.timestamp() * 1e6) * 1000, 0)
 
 
 def _environment(body: schemas.RerunRequest) -> bytes:

@@ -10,8 +10,18 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from updraft import errors
+from updraft.model.job import MOST_TASKS
 from updraft.server.api.requests import JobId, Who
-from updraft.server.services.logs import MAX_TAIL, NAMES, Begins, Chunk, Ends, Logs, Piece, Window
+from updraft.server.services.attempt_output import (
+    MAX_TAIL,
+    NAMES,
+    Begins,
+    Chunk,
+    Ends,
+    Piece,
+    Window,
+)
+from updraft.server.services.logs import Logs
 from updraft.wire import frames
 
 FRAMES = "application/vnd.updraft.frames"
@@ -21,6 +31,7 @@ _NUMBERS = {name: stream for stream, name in NAMES.items()}
 StreamName = Literal["stdout", "stderr"]
 Streams = Annotated[list[StreamName], Query(description="only these")]
 Attempt = Annotated[int | None, Query(ge=1, description="begin with this one, not with the last")]
+Task = Annotated[int | None, Query(ge=0, lt=MOST_TASKS, description="of an array, only this one")]
 Offset = Annotated[int, Query(ge=0, lt=_MAX_OFFSET)]
 Tail = Annotated[int | None, Query(ge=0, le=MAX_TAIL, description="only the last lines")]
 Since = Annotated[
@@ -44,6 +55,7 @@ def make_router(logs: Logs) -> APIRouter:
         job: JobId,
         stream: Streams = [],  # noqa: B006 - FastAPI copies it
         attempt: Attempt = None,
+        task: Task = None,
         stdout: Offset = 0,
         stderr: Offset = 0,
         tail: Tail = None,
@@ -55,10 +67,11 @@ def make_router(logs: Logs) -> APIRouter:
         `channel` is attempt × 4 + stream (1 stdout, 2 stderr). Kind 32 says where in the stream the
         answer begins, 30 has bytes and their offset (a gap before it was cut: the stored stream was
         over its quota), 33 the stream's length where it ends. To go on after a break, ask for
-        `attempt` and both offsets again.
+        `attempt` and both offsets again. For all tasks of an array at once, `channel` has an
+        attempt's serial instead, and kind 32 says in its payload whose it is: `INDEX.NUMBER`.
         """
         streams = tuple(sorted({_NUMBERS[name] for name in stream})) or tuple(NAMES)
-        window = Window(streams, attempt, (stdout, stderr), tail, _nanoseconds(since), follow)
+        window = Window(streams, attempt, (stdout, stderr), task, tail, _nanoseconds(since), follow)
         pieces = await logs.read(who, job, window)
         return StreamingResponse(_frames(pieces), media_type=FRAMES)
 
@@ -73,6 +86,7 @@ def make_router(logs: Logs) -> APIRouter:
         job: JobId,
         stream: StreamName,
         attempt: Attempt = None,
+        task: Task = None,
         offset: Offset = 0,
         tail: Tail = None,
         since: Since = None,
@@ -81,7 +95,7 @@ def make_router(logs: Logs) -> APIRouter:
         """Its bytes and nothing else: cuts and the beginning of a further attempt do not show."""
         number = _NUMBERS[stream]
         offsets = (offset, offset)
-        window = Window((number,), attempt, offsets, tail, _nanoseconds(since), follow)
+        window = Window((number,), attempt, offsets, task, tail, _nanoseconds(since), follow)
         pieces = await logs.read(who, job, window)
 
         async def data() -> AsyncIterator[bytes]:
@@ -98,8 +112,8 @@ async def _frames(pieces: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
     async for piece in pieces:
         channel = frames.stream_channel(piece.attempt, piece.stream)
         match piece:
-            case Begins(offset=offset):
-                yield frames.frame(frames.GREW, channel, offset)
+            case Begins(offset=offset, label=label):
+                yield frames.frame(frames.GREW, channel, offset, label.encode())
             case Chunk(offset=offset, data=data):
                 yield frames.frame(frames.DATA, channel, offset, data)
             case Ends(offset=offset):

@@ -13,6 +13,7 @@ of its successor's jobs.
 
 from __future__ import annotations
 
+import hmac
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -88,6 +89,12 @@ class EnvironmentKeys:
             return key.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None)
         except (InvalidTag, ValueError):  # ValueError: a key or a nonce that is cut short
             return None
+
+    def derive(self, slot: int, purpose: bytes) -> bytes | None:
+        """Return a key of the same job for another purpose; None when its key is gone."""
+        file, index = self._place(slot)
+        key = b"" if file is None else file.key(index)
+        return hmac.digest(key, purpose, "sha256") if len(key) == _KEY_BYTES else None
 
     def shred(self, slot: int) -> None:
         """Overwrite the key: what was encrypted under it is lost for good."""

@@ -15,10 +15,12 @@ from updraft.server.services.accounts import Accounts
 from updraft.server.services.admission import Admission
 from updraft.server.services.audit import Audit
 from updraft.server.services.devices import Devices
+from updraft.server.services.live_jobs import LiveJobs
 from updraft.server.services.oidc import Oidc, OidcSettings
 from updraft.server.services.projects import Projects, no_project
 from updraft.server.services.sign_in import SessionLimits, SignIn
 from updraft.server.services.strangers import Strangers
+from updraft.server.services.task_access import TaskAccess, is_of_task
 from updraft.store.database import Database
 
 _PER_SECOND = 500.0
@@ -63,6 +65,7 @@ class Access:
         self.admission = Admission(database, self.projects)
         self.audit = Audit(database)
         self.devices = Devices(self.sign_in)
+        self.tasks: TaskAccess | None = None
         self.oidc = None if oidc is None else Oidc(database, oidc, self._changed)
 
     async def load(self) -> None:
@@ -80,6 +83,12 @@ class Access:
 
         Raises ``errors.TooManyRequests``, too, before a token that was never good is looked up.
         """
+        if is_of_task(token) and self.tasks is not None:
+            try:
+                return await self.tasks.authenticate(token, project, peer)
+            except errors.TaskEnded:
+                self.strangers.count(peer)
+                raise
         familiar = self.sign_in.is_familiar(token)
         if not familiar:
             self.strangers.count(peer)
@@ -95,7 +104,31 @@ class Access:
 
     async def renew(self, who: Principal) -> Principal:
         """Return who somebody is by now, as ``SignIn.renew`` does, and raise as it does."""
+        if who.descendants_only and self.tasks is not None:
+            return await self.tasks.renew(who)
         return await self.sign_in.renew(who)
+
+    async def on_socket(self, known: Principal, token: str) -> Principal:
+        """Return who a peer of the owner's socket is; only a task's token changes that.
+
+        Raises ``errors.TaskEnded``.
+        """
+        if self.tasks is None or not is_of_task(token):
+            return known
+        return await self.tasks.on_socket(known, token)
+
+    def admit_tasks(self, tasks: TaskAccess, live: LiveJobs) -> None:
+        """Let tasks in by their tokens, for as long as their attempts go on."""
+        self.tasks = tasks
+        live.when_released = self._task_over
+
+    def _task_over(self, serial: int) -> None:
+        """What a task's token has opened ends with the attempt."""
+        credential = None if self.tasks is None else self.tasks.over(serial)
+        if credential is not None:
+            for visitor in tuple(self.visitors):
+                if visitor.who.credential == credential:
+                    visitor.turn_out(errors.TaskEnded())
 
     def in_project(self, who: Principal, project: str) -> Principal:
         """Return a principal of the unix socket in another project than the one they came in.

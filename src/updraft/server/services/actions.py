@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.access import Principal
-from updraft.model.job import Command, Policy, Resources, Submission
+from updraft.model.job import Command, Kind, Policy, Resources, RetryOn, Submission, Tasks
+from updraft.model.ranges import Ranges
 from updraft.model.states import State, Wanted
 from updraft.server.services.admission import Admission
 from updraft.server.services.execution import Execution
-from updraft.server.services.jobs import Jobs, JobView
+from updraft.server.services.jobs import Jobs, JobView, check_index
 from updraft.server.services.submission import parse_submission
+from updraft.store import jobs as queries
 
 _MAX_LIMIT_MS = 10 * 365 * 86_400_000
 
@@ -53,8 +57,12 @@ class Actions:
         )
         return await self._jobs.show(who, job_id)
 
-    async def rerun(self, who: Principal, job_id: str, caller: Caller) -> JobView:
+    async def rerun(
+        self, who: Principal, job_id: str, caller: Caller, *, failed: bool = False
+    ) -> JobView:
         """Submit a job's command again, detached, in the caller's environment.
+
+        ``failed``: of an array only those tasks that did not end ok, under their old indices.
 
         What ``-e`` set for the job goes over the caller's environment; directory, resources and
         policy are the job's.
@@ -72,6 +80,9 @@ class Actions:
             policy=Policy(
                 time_limit_ms=row["time_limit_ms"],
                 retries=row["retries"],
+                retry_on=frozenset(map(RetryOn, filter(None, row["retry_on"].split(",")))),
+                backoff_ms=row["backoff_ms"],
+                preemptible=row["preemptible"],
                 priority=row["priority"],
                 keep_alive_ms=row["keep_alive_ms"],
                 grace_ms=row["grace_ms"],
@@ -80,6 +91,7 @@ class Actions:
             labels=json.loads(row["labels"]),
             pool=row["pool"],
             source=row["id"],
+            tasks=await self._tasks_again(row, failed=failed),
         )
         await self._admission.admit(who, submission)
         environment = _merge(
@@ -89,6 +101,24 @@ class Actions:
             self._execution.submitting.submit(who, submission, environment)
         )
         return await self._jobs.show(who, new_id)
+
+    async def _tasks_again(self, row: RowMapping, *, failed: bool) -> Tasks:
+        tasks = Tasks(Kind(row["kind"]), row["tasks"], row["max_parallel"])
+        if not failed:
+            return tasks
+        if not State(row["state"]).terminal:
+            raise errors.Conflict(
+                f"job {row['id']} has not ended; retry a task of it: updraft job retry "
+                f"{row['id']}/INDEX"
+            )
+        chosen = Ranges.span(0, 0 if row["exit_code"] == 0 else 1)
+        if tasks.kind is Kind.ARRAY:
+            chosen = await self._jobs.read(lambda c: _not_ok(c, row))
+        if not chosen:
+            raise errors.Conflict(
+                f"all tasks of job {row['id']} are ok; nothing is to be run again"
+            )
+        return replace(tasks, indices=str(chosen)) if tasks.kind is Kind.ARRAY else tasks
 
     async def cancel(self, who: Principal, job_id: str) -> JobView:
         """Cancel a job that has not ended; one that was cancelled before is left as it is.
@@ -105,6 +135,38 @@ class Actions:
         if state.terminal and state is not State.CANCELLED:
             raise errors.Conflict(f"job {row['id']} has ended ({state}: {view.row['message']})")
         return view
+
+    async def cancel_task(self, who: Principal, job_id: str, index: int) -> JobView:
+        """Cancel one task of an array; one that was cancelled before is left as it is.
+
+        Raises ``errors.Conflict`` when it has ended, and as ``cancel`` does.
+        """
+        row = await self._jobs.changeable(who, job_id, "cancel task")
+        check_index(row, index)
+        job = self._execution.live.find_serial(row["serial"])
+        if job is None:
+            raise errors.Conflict(f"job {row['id']} has ended ({row['state']}: {row['message']})")
+        if job.array is None:
+            return await self.cancel(who, row["id"])
+        await asyncio.shield(self._execution.arrays.cancel_task(job, index))
+        return await self._jobs.shown(who, row)
+
+    async def retry_task(self, who: Principal, job_id: str, index: int) -> JobView:
+        """Queue one task of a live array anew that has ended.
+
+        Raises ``errors.Conflict`` when it has not ended, or the whole job has.
+        """
+        row = await self._jobs.changeable(who, job_id, "retry task")
+        check_index(row, index)
+        job = self._execution.live.find_serial(row["serial"])
+        if job is None or job.array is None:
+            raise errors.Conflict(
+                f"job {row['id']} has ended; run it again: updraft job rerun --failed {row['id']}"
+                if job is None
+                else f"job {row['id']} has one task, which has not ended"
+            )
+        await asyncio.shield(self._execution.arrays.retry_task(job, index))
+        return await self._jobs.shown(who, row)
 
     async def extend(self, who: Principal, job_id: str, more_ms: int) -> JobView:
         """Give a job that has not ended more time.
@@ -129,6 +191,14 @@ class Actions:
                 raise errors.BadRequest("a time limit is at most ten years; add less")
             await asyncio.shield(self._execution.set_time_limit(job, limit_ms))
         return await self._jobs.shown(who, row)
+
+
+def _not_ok(connection: Connection, row: RowMapping) -> Ranges:
+    """Return the tasks of an ended array that did not end ok, or never began."""
+    chosen = Ranges.parse(row["queued"] or "")
+    for index in queries.failed_tasks(connection, row["serial"], row["tasks"]):
+        chosen.add(index)
+    return chosen
 
 
 def _detached(stored: dict[str, Any]) -> Command:

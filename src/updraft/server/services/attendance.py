@@ -85,6 +85,9 @@ class Attendance:
         if job.waiting:
             self._give_up(job, "its client went away before it started")
             return
+        if job.array is not None:
+            self._give_up(job, "its client went away")
+            return
         job.hung_up = True
         self.hang_up(job)
 

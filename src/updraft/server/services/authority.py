@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from updraft import errors
 from updraft.model.access import Principal, Role, Scope
 
@@ -37,8 +39,18 @@ def need_run(who: Principal) -> None:
     raise errors.NotAllowed(f"your token's scope is {who.scope}, and running jobs needs run")
 
 
-def need_change(who: Principal, owner: str, job_id: str) -> None:
-    """Let those pass who may end and change this job of their project."""
+def need_change(
+    who: Principal, owner: str, job_id: str, lineage: Collection[str] | None = None
+) -> None:
+    """Let those pass who may end and change this job of their project.
+
+    ``lineage``: the jobs that it came from, each from the one before; None: that is not known.
+    """
+    if who.descendants_only and who.task not in (lineage or ()):
+        raise errors.NotAllowed(
+            f"job {job_id} was not submitted by job {who.task}, whose token this is; a task ends "
+            "and changes only jobs that it submitted"
+        )
     if who.may_change(owner):
         return
     need_run(who)

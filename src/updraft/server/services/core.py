@@ -10,6 +10,8 @@ from updraft.server.services.background import Background
 from updraft.server.services.events import Changes
 from updraft.server.services.intake import Intake
 from updraft.server.services.live_jobs import LiveJobs
+from updraft.server.services.task_surroundings import TaskSurroundings
+from updraft.server.services.timing import Timing
 from updraft.store.database import Database
 
 
@@ -24,3 +26,5 @@ class Core:
     relay: Relay
     intake: Intake
     changes: Changes
+    timing: Timing
+    surroundings: TaskSurroundings

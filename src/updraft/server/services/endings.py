@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from updraft import errors, faults
-from updraft.model.ending import outcome_of
-from updraft.model.job import Outcome
+from updraft.model.ending import outcome_of, reason_to_retry
+from updraft.model.job import Outcome, backoff_of
 from updraft.model.states import AttemptState, State, Wanted
 from updraft.server.services.core import Core
 from updraft.server.services.live import LiveAttempt, LiveJob
@@ -39,7 +39,10 @@ class Endings:
         self._relay = core.relay
         self._intake = core.intake
         self._changes = core.changes
+        self._timing = core.timing
         self._schedule = schedule
+        self.forsake: Callable[[LiveJob, str], None] = lambda *_: None
+        """Ends the children of a job that did not come to its own end; says why."""
 
     def end_attempt(self, job: LiveJob, attempt: LiveAttempt, end: dict[str, Any]) -> None:
         """Begin to end an attempt, as ``end`` says."""
@@ -51,9 +54,8 @@ class Endings:
             return
         end = {**end, "at": attempt.within(end.get("at") or time.time_ns())}
         outcome = outcome_of(end, job.command_name, job.need.memory_bytes)
-        lost = "lost" in end
         again = (
-            lost
+            reason_to_retry(end, outcome) in job.retry_on
             and job.wanted is Wanted.RUN
             and attempt.number <= job.retries
             and not self._background.closing
@@ -61,11 +63,16 @@ class Endings:
         lengths = self._lengths(job, attempt, end)
         attempt_values = ended_attempt_values(outcome, end, lengths)
         if again:
+            attempt_values["outcome"] = State.IN_QUEUE
             job_values: dict[str, Any] = {"state": State.IN_QUEUE, "message": outcome.message}
+            if job.backoff_ms:
+                wait_ms = backoff_of(job.backoff_ms, attempt.number)
+                job_values["not_before_ns"] = time.time_ns() + wait_ms * 1_000_000
             said = [
                 event_row(job, State.IN_QUEUE, f"{outcome.message}; trying again", attempt.number)
             ]
         else:
+            attempt_values["outcome"] = outcome.state
             job_values = ended_values(outcome, end["at"])
             said = [event_row(job, outcome.state, outcome.message, attempt.number)]
         start_too = attempt.started_ns is not None and not attempt.start_stored
@@ -105,9 +112,12 @@ class Endings:
         if runner is not None and runner.control is not None:
             runner.control.send_message(frames.FORGET, {"attempts": [attempt.serial]})
         if again:
+            self.forsake(job, f"job {job.id}, which submitted it, is tried again")
             job.ending = False
             job.state = State.IN_QUEUE
+            job.not_before_ns = job_values.get("not_before_ns")
             self._live.wait(job)
+            self._timing.watch(job)
             self._changes.changed(job.serial)
             if job.client is not None:
                 job.client.say(f"{outcome.message}; trying again")
@@ -123,24 +133,32 @@ class Endings:
         folder = str(self._live.folder_of(job.id, attempt.number))
         return SegmentReader(folder, "stdout").length(), SegmentReader(folder, "stderr").length()
 
-    async def finish_unstarted(self, job: LiveJob, why: str, *, patient: bool = False) -> None:
-        """End a job as cancelled that has not started.
+    async def finish_unstarted(
+        self, job: LiveJob, outcome: Outcome, *, patient: bool = False
+    ) -> None:
+        """End a job that has not started.
 
         ``patient``: however long the database is away.  Raises ``errors.NotReady`` when it is.
         """
         if job.ending:
             return
         job.ending = True
-        outcome = Outcome(State.CANCELLED, None, why)
-        values = {**ended_values(outcome, time.time_ns()), "wanted": Wanted.CANCEL}
+        values = ended_values(outcome, time.time_ns())
+        if outcome.state is State.CANCELLED:
+            values["wanted"] = Wanted.CANCEL
         attempt = job.attempt
 
         def store(connection: Connection) -> None:
             if attempt is not None:
-                ended = {"state": AttemptState.ENDED, "message": why}
+                ended = {
+                    "state": AttemptState.ENDED,
+                    "message": outcome.message,
+                    "outcome": outcome.state,
+                }
                 queries.move_attempt(connection, attempt.serial, ("GRANTED",), ended)
             if queries.move_job(connection, job.serial, queries.LIVE, values):
-                queries.insert_events(connection, [event_row(job, State.CANCELLED, why)])
+                said = event_row(job, outcome.state, outcome.message)
+                queries.insert_events(connection, [said])
 
         async def finish(written: Awaitable[None]) -> None:
             try:
@@ -162,11 +180,19 @@ class Endings:
 
         await finish(self._database.decide(store, patient=patient))
 
+    def array_ended(self, job: LiveJob, outcome: Outcome) -> None:
+        """The end of an array is stored, and nothing of it runs."""
+        self._end(job, outcome, (0, 0))
+
     def _end(self, job: LiveJob, outcome: Outcome, lengths: tuple[int, int]) -> None:
         """A terminal state is stored: tell everybody, and let the job go."""
         job.state = outcome.state
         client = job.client
         self.drop(job)
+        # An array's children are its tasks', most of which came to their own end.
+        if outcome.state is not State.SUCCESS and job.array is None:
+            why = "did not come to its own end"
+            self.forsake(job, f"job {job.id}, which submitted it, {why}")
         if client is not None:
             client.job_ended(job, outcome, lengths)
         self._changes.changed(job.serial)

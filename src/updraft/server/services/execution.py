@@ -6,13 +6,15 @@ that it expects, and applied here once the write is on the disk.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sqlalchemy import Connection
 
 from updraft import errors
+from updraft.model.job import Kind, Outcome
 from updraft.model.pool import LOCAL_POOL
-from updraft.model.states import Wanted
+from updraft.model.states import State, Wanted
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
 from updraft.server.services.attendance import Attendance
@@ -26,8 +28,10 @@ from updraft.server.services.live import Client, LiveJob
 from updraft.server.services.live_jobs import LiveJobs
 from updraft.server.services.reconciling import Reconciling
 from updraft.server.services.reports import Reports
-from updraft.server.services.rows import live_attempt, live_job
+from updraft.server.services.rows import live_array, live_attempt, live_job
 from updraft.server.services.submitting import Submitting
+from updraft.server.services.task_surroundings import TaskSurroundings
+from updraft.server.services.timing import Timing
 from updraft.storage.segments import DEFAULT_QUOTA_BYTES
 from updraft.store import jobs as queries
 from updraft.store.database import Database
@@ -59,9 +63,23 @@ class Execution:
         self.attendance = Attendance(self.live, self._give_up)
         self._database = database
         self._background = Background(database)
-        core = Core(database, keys, self._background, self.live, relay, self.intake, self.changes)
+        self._surroundings = TaskSurroundings(keys)
+        self._timing = Timing(self._begin, self._expire_soon)
+        core = Core(
+            database,
+            keys,
+            self._background,
+            self.live,
+            relay,
+            self.intake,
+            self.changes,
+            self._timing,
+            self._surroundings,
+        )
         self._endings = Endings(core, self.schedule)
+        self._endings.forsake = self._forsake
         self._granting = Granting(core, self._endings, quota_bytes)
+        self.arrays = self._granting.arrays
         self.submitting = Submitting(
             core, self._granting, self._endings, self.attendance, default_pool
         )
@@ -74,22 +92,48 @@ class Execution:
         """Take over the live jobs that an earlier server left."""
 
         def read(connection: Connection) -> tuple[Any, ...]:
+            rows = queries.live_jobs(connection)
             return (
                 queries.last_serials(connection),
-                queries.live_jobs(connection),
+                rows,
                 queries.live_attempts(connection),
                 queries.attempt_counts(connection),
+                {
+                    row["serial"]: queries.tasks_of(connection, row["serial"])
+                    for row in rows
+                    if row["kind"] == Kind.ARRAY
+                },
+                queries.ancestors(connection),
             )
 
-        serials, rows, attempts, counts = await self._database.read(read)
-        self.submitting.last_serial, self._granting.last_serial = serials
+        serials, rows, attempts, counts, tasks, ancestors = await self._database.read(read)
+        self.submitting.last_serial, self.live.last_attempt = serials
         for row in rows:
             job = live_job(row, counts.get(row["serial"], 0))
+            if row["kind"] == Kind.ARRAY:
+                job.array = live_array(row, tasks[row["serial"]])
+                job.start_stored = job.started_ns is not None
             self.live.add(job)
+            self._timing.watch(job)
             self.attendance.expect_after_restart(job)
-        for row in attempts:
+        for row in sorted(attempts, key=lambda each: each["serial"]):
             job = self.live.jobs[row["job_serial"]]
-            self.live.hold(job, live_attempt(row, job))
+            if job.array is not None:
+                self.live.hold_task(job, row)
+                continue
+            attempt = live_attempt(row, job)
+            self.live.families.borrow_again(job, attempt)
+            self.live.hold(job, attempt)
+        for job in self.live.jobs.values():
+            if job.array is not None:
+                self.live.wait(job)
+                self.arrays.kick(job)
+        for job, why in self.live.families.load(ancestors):
+            self._give_up(job, why)
+
+    def serve_tasks_at(self, socket: str) -> None:
+        """Let tasks of this machine's runner know the server's socket."""
+        self._surroundings.socket = os.fsencode(socket)
 
     def schedule(self) -> None:
         """Look at the queues soon, since something changed."""
@@ -107,14 +151,15 @@ class Execution:
         before, job.wanted = job.wanted, Wanted.CANCEL
         try:
             if job.waiting:
-                await self._endings.finish_unstarted(job, why, patient=patient)
+                outcome = Outcome(State.CANCELLED, None, why)
+                await self._endings.finish_unstarted(job, outcome, patient=patient)
                 return
             await self._write_job(job, {"wanted": Wanted.CANCEL}, patient=patient)
         except errors.NotReady:
             job.wanted = before
             raise
         except errors.DiskFull as error:
-            if job.attempt is None:
+            if job.waiting:
                 job.wanted = Wanted.RUN
                 raise
             self._kill(job)
@@ -122,11 +167,43 @@ class Execution:
                 f"job {job.id} is being ended, but this could not be stored: {error.message}"
             ) from error
         self._kill(job)
+        self._forsake(job, f"job {job.id}, which submitted it, was cancelled")
+
+    def _forsake(self, job: LiveJob, why: str) -> None:
+        """Cancel the children of a job that is cancelled, or was lost, and theirs with them."""
+        for child in self.live.families.children(job.id):
+            if child.wanted is not Wanted.CANCEL and not child.ending:
+                self._give_up(child, why)
 
     def _kill(self, job: LiveJob) -> None:
+        why = "deadline" if job.expired else "cancel"
+        if job.array is not None:
+            self.arrays.cancel(job, why)
+            return
         runner = self.live.runner_of(job)
         if runner is not None and job.attempt is not None:
-            runner.kill(job.attempt.serial, "cancel", job.grace_ms)
+            runner.kill(job.attempt.serial, why, job.grace_ms)
+
+    def _begin(self, job: LiveJob) -> None:
+        if job.waiting or job.array is not None:
+            self.live.wait(job)
+            self.schedule()
+
+    def _expire_soon(self, job: LiveJob) -> None:
+        self._background.spawn(self._expire(job), f"expire {job.id}")
+
+    async def _expire(self, job: LiveJob) -> None:
+        """End a job whose deadline is over; one that runs has its grace."""
+        if job.ending:
+            return
+        job.expired = True
+        if job.waiting:
+            outcome = Outcome(State.EXPIRED, None, "its deadline was reached before it started")
+            await self._endings.finish_unstarted(job, outcome, patient=True)
+            return
+        job.wanted = Wanted.CANCEL
+        self._kill(job)
+        self._forsake(job, f"job {job.id}, which submitted it, has expired")
 
     async def cancel_all(self) -> None:
         """Cancel every live job."""
@@ -142,6 +219,7 @@ class Execution:
     async def detach_client(self, job: LiveJob, client: Client) -> None:
         """The job's client leaves on purpose: stored, so that a restart does not miss it."""
         self.attendance.left(job, client)
+        self.live.left_alone(job)
         await self._write_job(job, {"detached": True})
 
     def _give_up(self, job: LiveJob, why: str) -> None:

@@ -16,6 +16,9 @@ class Users(Protocol):
     async def authenticate(self, token: str, project: str | None, peer: str = "") -> Principal:
         """Return who carries the token.  Raises ``errors.NotSignedIn``, and for the project."""
 
+    async def on_socket(self, known: Principal, token: str) -> Principal:
+        """Return who a peer of the owner's socket is.  Raises ``errors.TaskEnded``."""
+
 
 class Gate:
     """Admits users and runners."""
@@ -33,3 +36,10 @@ class Gate:
         if carried is not None and carried.kind is credentials.Kind.RUNNER:
             return self._fleet.admit(carried)
         return await self._users.authenticate(token, project, peer)
+
+    async def admit_task(self, known: Principal, token: str) -> Principal:
+        """Return who a peer of the owner's socket is that carries a task's token.
+
+        Raises ``errors.TaskEnded``.
+        """
+        return await self._users.on_socket(known, token)

@@ -13,14 +13,16 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from updraft.model.job import name_of
-from updraft.model.states import Wanted
+from updraft.model.job import Outcome, name_of
+from updraft.model.states import State, Wanted
 from updraft.scheduling.capacity import NOTHING
 from updraft.scheduling.queue import Grant, place
+from updraft.server.services.arrays import Arrays
 from updraft.server.services.core import Core
 from updraft.server.services.endings import Endings
-from updraft.server.services.live import LiveAttempt, LiveJob
+from updraft.server.services.live import Lender, LiveAttempt, LiveJob
 from updraft.server.services.rows import attempt_row
+from updraft.server.services.specs import spec_of
 from updraft.store import jobs as queries
 from updraft.wire import frames
 from updraft.wire.packing import unpack_dict
@@ -30,6 +32,7 @@ class Granting:
     """Takes jobs from the queues of their pools to runners."""
 
     def __init__(self, core: Core, endings: Endings, quota_bytes: int) -> None:
+        self.arrays = Arrays(core, endings, self.schedule, quota_bytes)
         self._database = core.database
         self._keys = core.keys
         self._background = core.background
@@ -39,30 +42,46 @@ class Granting:
         self._changes = core.changes
         self._endings = endings
         self._quota_bytes = quota_bytes
+        self._surroundings = core.surroundings
         self._schedule_due = False
-        self.last_serial = 0
-        """The newest attempt's."""
 
     def grant_now(self, job: LiveJob) -> tuple[LiveAttempt | None, dict[str, Any] | None]:
         """Grant a new job at once when nobody waits before it and it fits."""
-        if len(self._live.queue(job.pool)) > 1 and job.need != NOTHING:
+        if job.array is not None or job.not_before_ns is not None:
             return None, None
+        queued = len(self._live.queue(job.pool)) > 1 and job.need != NOTHING
         headrooms = self._live.holdings.headrooms([job.party])
+        families = self._live.families
+        runner = families.runner_of_parent(job)
+        if runner is not None:
+            # Where its directory is: in what is free there, or else in what its parent holds.
+            near = [] if queued or runner.node is None else [runner.node]
+            grant, loan = place(job.place, near, headrooms), families.loan(job)
+            if grant is not None:
+                return self._grant(job, grant)
+            if loan is not None:
+                return self._grant(job, *loan)
+        if queued:
+            return None, None
         grant = place(job.place, self._live.nodes(job.pool), headrooms)
         return (None, None) if grant is None else self._grant(job, grant)
 
-    def _grant(self, job: LiveJob, grant: Grant) -> tuple[LiveAttempt, dict[str, Any]]:
+    def _grant(
+        self, job: LiveJob, grant: Grant, lender: Lender | None = None
+    ) -> tuple[LiveAttempt, dict[str, Any]]:
         runner = self._live.runners[grant.node]
         runner.free = runner.free.without(grant.need, grant.gpus)
-        self.last_serial += 1
         attempt = LiveAttempt(
-            self.last_serial,
+            self._live.new_serial(),
             job.attempts + 1,
             runner.name,
             grant.need,
             grant.gpus,
             time.time_ns(),
         )
+        attempt.unpaid_cpus_milli = job.unpaid_cpus_milli
+        if lender is not None:
+            attempt.lender, attempt.borrows = lender, job.need
         self._live.hold(job, attempt)
         return attempt, attempt_row(job, attempt)
 
@@ -78,10 +97,20 @@ class Granting:
             queue = self._live.queue(pool)
             if not len(queue):
                 continue
+            for child, loan, lender in self._live.families.loans(pool):
+                attempt, values = self._grant(child, loan, lender)
+                self._background.spawn(
+                    self._store_grant(child, attempt, values), f"grant {child.id}"
+                )
             headrooms = self._live.holdings.headrooms(queue.parties())
             grants = queue.choose(self._live.nodes(pool), headrooms)
             for grant in grants:
                 job = self._live.jobs[grant.serial]
+                if job.array is not None:
+                    self.arrays.granted(job, grant)
+                    self._live.families.look_at(job.id)
+                    self._live.wait(job)
+                    continue
                 attempt, values = self._grant(job, grant)
                 self._background.spawn(self._store_grant(job, attempt, values), f"grant {job.id}")
             if grants:
@@ -118,7 +147,8 @@ class Granting:
         command = unpack_dict(row.command)
         job.command_name = name_of(command["argv"])
         if job.wanted is Wanted.CANCEL:
-            await self._endings.finish_unstarted(job, "cancelled before it started", patient=True)
+            outcome = Outcome(State.CANCELLED, None, "cancelled before it started")
+            await self._endings.finish_unstarted(job, outcome, patient=True)
             return
         self.send_spawn(job, attempt, command, environment)
 
@@ -137,25 +167,16 @@ class Granting:
         if job.client is not None:
             job.client.attempt_granted(job, attempt)
         limit = frames.NO_LIMIT if job.client is None else frames.OUTPUT_WINDOW_BYTES
-        extra = b"\0UPDRAFT_JOB_ID=%b\0UPDRAFT_ATTEMPT=%d" % (job.id.encode(), attempt.number)
-        tty = command["tty"]
+        shared = spec_of(job, command, environment, self._quota_bytes)
         spec = {
-            **command,
-            "job": job.id,
-            "owner": job.owner,
-            "project": job.project,
+            **shared,
+            **self._surroundings.of(job, attempt.serial, shared, runner),
             "gpus": list(attempt.gpus),
             "folder": os.fsencode(self._live.folder_of(job.id, attempt.number)),
-            "environment": environment + extra,
             "attached": job.client is not None,
             "limits": [limit, limit],
-            "memory_bytes": job.need.memory_bytes,
-            "cpus_milli": job.need.cpus_milli,
-            "grace_ms": job.grace_ms,
-            "deadline_ms": job.time_limit_ms,
-            "quota_bytes": self._quota_bytes,
-            "tty": tty,
         }
+        spec["environment"] += b"\0UPDRAFT_ATTEMPT=%d" % attempt.number
         self._relay.granted(attempt.serial, runner.data, ships=runner.ships)
         attempt.keeper = runner.keeper
         runner.control.send_message(frames.SPAWN, spec, attempt.serial << 2)

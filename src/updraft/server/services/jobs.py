@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.access import Principal
-from updraft.model.job import Outcome
+from updraft.model.job import Kind, Outcome
+from updraft.model.ranges import Ranges
 from updraft.model.states import State, Wanted
 from updraft.server.services.audit import looks_in, note, note_about_job
 from updraft.server.services.authority import need_change
 from updraft.server.services.execution import Execution
+from updraft.server.services.families import lineage_of
 from updraft.server.services.live import LiveJob
 from updraft.store import jobs as queries
-from updraft.store.database import Database
+from updraft.store.database import Database, Work
 from updraft.wire.packing import unpack_dict
+
+T = TypeVar("T")
 
 MAX_PAGE = 500
 _SHOWN_WORDS_BYTES = 4096
 _EVENT_BATCH = 500
+_SHOWN_CHILDREN = 100
+_MOST_FAILED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,27 @@ class JobView:
     """As packed in the store; its argv may be cut short in lists."""
     reason: str | None
     attempts: Sequence[RowMapping] = ()
+    """An array's are not among them: see ``Jobs.tasks``."""
     reruns: list[str] = field(default_factory=list)
+    tasks: TaskCounts | None = None
+    """Of an array."""
+    children: int = 0
+    """How many jobs it submitted."""
+    live_children: Sequence[str] = ()
+    """Those of them that have not ended, the oldest ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """How an array's tasks fare."""
+
+    total: int
+    queued: int
+    running: int
+    ok: int
+    not_ok: int
+    failed: str = ""
+    """The indices of those that ended without being ok, as ranges; cut short when many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +112,20 @@ class Jobs:
         Raises as ``row`` does, and ``errors.NotAllowed`` when it is another's.
         """
         row = await self._row(who, job_id)
-        need_change(who, row["owner"], row["id"])
+        need_change(who, row["owner"], row["id"], await self._lineage(who, row))
         await note_about_job(self._database, who, action, row["id"], row["owner"])
         return row
+
+    async def _lineage(self, who: Principal, row: RowMapping) -> tuple[str, ...]:
+        """Return the jobs that a job came from, where that decides who may change it."""
+        if not who.descendants_only or row["parent"] is None:
+            return ()
+        live = self._execution.live.find_serial(row["serial"])
+        if live is not None:
+            return live.lineage
+        parent = row["parent"]
+        found = await self._database.read(lambda c: queries.ancestors(c, {parent}))
+        return lineage_of(parent, {each.id: each.parent for each in found.values()})
 
     async def _row(self, who: Principal, job_id: str) -> RowMapping:
         rows = await self._database.read(lambda c: queries.find_job(c, who, job_id))
@@ -97,6 +134,10 @@ class Jobs:
         if len(rows) > 1:
             raise errors.BadRequest(f"several jobs begin with {job_id!r}; give more of the id")
         return rows[0]
+
+    async def read(self, look: Work[T]) -> T:
+        """Read what a caller who looked a job up before needs of it."""
+        return await self._database.read(look)
 
     async def show(self, who: Principal, job_id: str) -> JobView:
         """Return all there is to see of one job.  Raises as ``row`` does."""
@@ -107,19 +148,82 @@ class Jobs:
         """Return all there is to see of a job that was looked up before."""
         serial = found["serial"]
 
+        array = found["kind"] == Kind.ARRAY
+
         def read(connection: Connection) -> tuple[Any, ...]:
             # One transaction: attempts and state belong together.
             return (
                 queries.find_serials(connection, [serial])[0],
                 queries.command_of(connection, serial).command,
-                queries.attempts_of(connection, serial),
+                () if array else queries.attempts_of(connection, serial),
                 queries.reruns_of(connection, who, found["id"]),
+                queries.failed_tasks(connection, serial, _MOST_FAILED) if array else (),
+                queries.children_of(connection, who, found["id"]),
             )
 
-        row, command, attempts, reruns = await self._database.read(read)
+        row, command, attempts, reruns, failed, children = await self._database.read(read)
         if not State(row["state"]).terminal and self._execution.live.find_serial(serial) is None:
-            row, command, attempts, reruns = await self._database.read(read)  # it ended meanwhile
-        return JobView(row, unpack_dict(command), self._reason(row), attempts, reruns)
+            # It ended meanwhile.
+            row, command, attempts, reruns, failed, children = await self._database.read(read)
+        tasks = self._counts(row, failed) if array else None
+        live = self._execution.live.families.children(found["id"]) if children else []
+        return JobView(
+            row,
+            unpack_dict(command),
+            self._reason(row),
+            attempts,
+            reruns,
+            tasks,
+            children,
+            [child.id for child in live[:_SHOWN_CHILDREN]],
+        )
+
+    def _counts(self, row: RowMapping, failed: Sequence[int]) -> TaskCounts:
+        job = self._execution.live.find_serial(row["serial"])
+        shown = str(Ranges(failed))
+        if len(failed) == _MOST_FAILED:
+            shown += ",…"
+        if job is not None and job.array is not None:
+            array = job.array
+            return TaskCounts(
+                total=array.total,
+                queued=array.total - array.ended - array.running(),
+                running=array.running(),
+                ok=array.ok,
+                not_ok=array.ended - array.ok,
+                failed=shown,
+            )
+        unstarted = len(Ranges.parse(row["queued"] or ""))
+        ended = row["ended_tasks"]
+        return TaskCounts(
+            total=ended + unstarted,
+            queued=0,
+            running=0,
+            ok=row["ok_tasks"],
+            not_ok=ended + unstarted - row["ok_tasks"],
+            failed=shown,
+        )
+
+    async def tasks(
+        self, who: Principal, job_id: str, after: int, limit: int
+    ) -> Sequence[RowMapping]:
+        """Return the last attempts of a job's tasks behind the index ``after``, in their order.
+
+        Tasks that have had none are not among them.  Raises as ``row`` does.
+        """
+        row = await self.row(who, job_id)
+        return await self._database.read(
+            lambda c: queries.last_attempts(c, row["serial"], after, limit)
+        )
+
+    async def task(self, who: Principal, job_id: str, index: int) -> Sequence[RowMapping]:
+        """Return the attempts of one task.  Raises as ``row`` does, and for an index that is none.
+
+        A task that still waits has no attempt.
+        """
+        row = await self.row(who, job_id)
+        check_index(row, index)
+        return await self._database.read(lambda c: queries.attempts_of(c, row["serial"], index))
 
     async def wait(self, who: Principal, job_id: str, seconds: float) -> JobView:
         """Return the job once it has ended, or as it is after ``seconds``."""
@@ -142,18 +246,18 @@ class Jobs:
         """
         live = self._execution.live.find(job_id)
         if live is not None and live.owner == who.owner and live.project == who.project:
-            need_change(who, live.owner, live.id)
+            need_change(who, live.owner, live.id, live.lineage)
             return live
         row = await self.row(who, job_id)
         live = self._execution.live.find_serial(row["serial"])
         if live is not None:
-            need_change(who, live.owner, live.id)
+            need_change(who, live.owner, live.id, live.lineage)
             await note_about_job(self._database, who, "attach to job", live.id, live.owner)
             return live
         state = State(row["state"])
         if not state.terminal:  # its end was stored while we looked
             row = await self._row(who, row["id"])
-        attempts = await self._database.read(lambda c: queries.attempts_of(c, row["serial"]))
+        attempts = await self._database.read(lambda c: queries.attempts_of(c, row["serial"], 0))
         last = attempts[-1] if attempts else None
         outcome = Outcome(State(row["state"]), row["exit_code"], row["message"])
         if last is None:
@@ -166,7 +270,8 @@ class Jobs:
     async def list(self, who: Principal, wanted: queries.Filter, cursor: str | None = None) -> Page:
         """Return the project's jobs that match, newest first; ``cursor`` is an earlier page's.
 
-        Raises ``errors.BadRequest`` for a cursor that is none.
+        Raises ``errors.BadRequest`` for a cursor that is none, and ``errors.NotFound`` for a parent
+        that is none.
         """
 
         def read(connection: Connection) -> tuple[Sequence[RowMapping], dict[int, dict[str, Any]]]:
@@ -185,6 +290,9 @@ class Jobs:
             }
             return rows, long
 
+        if wanted.parent is not None:
+            parent = await self._row(who, wanted.parent)
+            wanted = replace(wanted, parent=parent["id"])
         rows, long = await self._database.read(read)
         others = any(row["owner"] != who.owner for row in rows)
         if not who.member or (others and looks_in(who)):
@@ -217,6 +325,8 @@ class Jobs:
             return "it is being cancelled"
         if state is State.IN_QUEUE:
             return self._execution.live.reason(job)
+        if job.array is not None:
+            return self._execution.live.array_reason(job)
         runner = self._execution.live.runners.get(job.attempt.runner) if job.attempt else None
         if runner is None or runner.control is None:
             return "its runner is away; the job goes on without it"
@@ -252,6 +362,16 @@ class Jobs:
                 if ended or not follow:
                     return
                 await changed.wait()
+
+
+def check_index(row: RowMapping, index: int) -> None:
+    """Let indices of the job's tasks pass.  Raises ``errors.NotFound``."""
+    if not 0 <= index < row["tasks"]:
+        raise errors.NotFound(
+            f"job {row['id']} has no task {index}; its tasks are 0 to {row['tasks'] - 1}"
+            if row["tasks"] > 1
+            else f"job {row['id']} has one task, 0"
+        )
 
 
 def _beginning(packed: bytes) -> dict[str, Any]:

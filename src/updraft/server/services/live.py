@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from updraft.model.job import Outcome, Resources
+from updraft.model.job import Outcome, Resources, RetryOn
 from updraft.model.pool import Runner
 from updraft.model.states import State, Wanted
-from updraft.scheduling.capacity import Capacity, Node
+from updraft.scheduling.capacity import NOTHING, Capacity, Node
 from updraft.scheduling.queue import Party, Waiting
 from updraft.server.relay.relay import Link
+from updraft.server.services.live_array import LiveArray, LiveCrew
 from updraft.wire import frames
 
 
@@ -60,7 +61,7 @@ class LiveAttempt:
     number: int
     runner: str
     holds: Resources
-    """What it took of its runner, however its job's need changes meanwhile."""
+    """What it took of its runner, however its job's need changes meanwhile; a borrower: nothing."""
     gpus: tuple[str, ...]
     granted_ns: int
     started_ns: int | None = None
@@ -75,10 +76,31 @@ class LiveAttempt:
     """Whether the runner that is connected was told to start it."""
     signals: list[int] = field(default_factory=list)
     """What came before it could be delivered."""
+    lender: Lender | None = None
+    """In whose share it runs (``families``); its GPUs are that one's too."""
+    borrows: Resources = NOTHING
+    """What it has of that share."""
+    unpaid_cpus_milli: int = 0
+    """What it does not count, as the stage of a pipeline whose CPUs another one counts."""
+
+    @property
+    def has(self) -> Resources:
+        """What it may use, and lend: its own, borrowed, or counted elsewhere."""
+        paid = self.holds if self.lender is None else self.borrows
+        return replace(paid, cpus_milli=paid.cpus_milli + self.unpaid_cpus_milli)
+
+    @property
+    def own_gpus(self) -> tuple[str, ...]:
+        """The GPUs that are its runner's again when it is over."""
+        return self.gpus if self.lender is None else ()
 
     def within(self, at_ns: int) -> int:
         """Return when something happened to it by its runner's clock, within what ours says."""
         return min(max(at_ns, self.granted_ns), time.time_ns())
+
+
+Lender = LiveAttempt | LiveCrew
+"""What holds part of a runner, in which others may run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -105,6 +127,14 @@ class LiveJob:
     """The pipes that its client reads and writes (``urun a | urun b``)."""
     beside: bool = False
     """Whether another stage of its pipeline had its grant before."""
+    unpaid_cpus_milli: int = 0
+    """What it then does not count, and runs on all the same."""
+    parent: str | None = None
+    """The job of the task that submitted it."""
+    lineage: tuple[str, ...] = ()
+    """That one and those that it came from itself, the first one first."""
+    came_from: int = 0
+    """The attempt, or crew, that submitted it; 0: not known any more."""
     state: State = State.IN_QUEUE
     wanted: Wanted = Wanted.RUN
     detached: bool = False
@@ -119,10 +149,25 @@ class LiveJob:
     output_waits: bool = False
     """Whether what it writes waits for a client that is about to come back to a new server."""
     ending: bool = False
+    array: LiveArray | None = None
+    """Its tasks, if it is an array; ``attempt`` is then never one."""
+    start_stored: bool = False
+    """Of an array: whether its first start is stored."""
+    retry_on: frozenset[RetryOn] = frozenset({RetryOn.LOST})
+    backoff_ms: int = 0
+    not_before_ns: int | None = None
+    deadline_ns: int | None = None
+    preemptible: bool = False
+    timer: asyncio.TimerHandle | None = None
+    """Of ``not_before_ns`` and ``deadline_ns``."""
+    expired: bool = False
+    """Whether its deadline is over, which ends it."""
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits for a grant."""
+        """Whether it waits for a grant, and none of its tasks has one."""
+        if self.array is not None and self.array.tasks:
+            return False
         return self.attempt is None and not self.ending
 
     @property

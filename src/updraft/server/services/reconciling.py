@@ -49,8 +49,10 @@ class Reconciling:
         runner.free = self._live.free_beside(runner.name, runner.total)
         self._live.add_runner(runner)
         known: set[int] = set()
-        forget: list[int] = []
-        relayed: list[int] = []
+        of_crews = [report for report in reports if "crew" in report]
+        reports = [report for report in reports if "crew" not in report]
+        forget = self._granting.arrays.joined(runner, of_crews)
+        relayed = [each["attempt"] for each in of_crews if each["attempt"] in self._live.tasks]
         for report in reports:
             serial = report["attempt"]
             job = self._live.by_attempt.get(serial)
@@ -77,7 +79,8 @@ class Reconciling:
                 if job.hung_up:  # an agent that was killed may have had the word with it
                     self._attendance.hang_up(job)
                 if job.wanted is Wanted.CANCEL:
-                    runner.kill(serial, "cancel", job.grace_ms)
+                    why = "deadline" if job.expired else "cancel"
+                    runner.kill(serial, why, job.grace_ms)
         if forget and runner.control is not None:
             runner.control.send_message(frames.FORGET, {"attempts": forget})
         if runner.data is not None:
@@ -107,13 +110,13 @@ class Reconciling:
 
     def is_on(self, serial: int, runner: LiveRunner) -> bool:
         """Whether this attempt is recognised, and that runner's: others' word is not taken."""
+        if self._live.runners.get(runner.name) is not runner:
+            return False
+        task = self._live.tasks.get(serial)
+        if task is not None:
+            return task.crew.runner == runner.name
         job = self._live.by_attempt.get(serial)
-        return (
-            job is not None
-            and job.attempt is not None
-            and job.attempt.runner == runner.name
-            and self._live.runners.get(runner.name) is runner
-        )
+        return job is not None and job.attempt is not None and job.attempt.runner == runner.name
 
     def left(self, runner: LiveRunner) -> None:
         """The runner's connection is gone; its tasks go on."""
@@ -142,6 +145,7 @@ class Reconciling:
         """A runner's lease has run out: what it had is given up, and tried again where asked."""
         runner.lost = True
         self.when_lost(runner.name, why)
+        self._granting.arrays.lost(runner, why)
         for held in self._live.attempts_on(runner.name):
             if held.attempt is not None and not held.ending:
                 self._endings.end_attempt(held, held.attempt, {"lost": why})

@@ -77,8 +77,11 @@ class Reports:
     def grew(self, serial: int) -> None:
         """An output stream of an attempt has grown: wake those who follow it."""
         job = self._live.by_attempt.get(serial)
+        task = self._live.tasks.get(serial)
         if job is not None:
             self._changes.grew(job.serial)
+        elif task is not None:
+            self._changes.grew(task.crew.job.serial)
 
     def exited(self, serial: int, end: dict[str, Any]) -> None:
         """An attempt ended; its processes are gone and its output is spooled."""

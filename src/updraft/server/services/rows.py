@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from updraft.model.job import Outcome, Resources, Submission
+from updraft.model.job import Outcome, Resources, RetryOn, Submission
+from updraft.model.ranges import Ranges
 from updraft.model.states import AttemptState, State, Wanted
 from updraft.server.services.live import LiveAttempt, LiveJob
+from updraft.server.services.live_array import LiveArray
 from updraft.store import jobs as queries
 from updraft.store.database import Work
+from updraft.store.jobs import StoredTasks
 
 
 def event_row(job: LiveJob, kind: str, message: str, attempt: int | None = None) -> dict[str, Any]:
@@ -109,6 +113,16 @@ def job_row(
         "keep_alive_ms": job.keep_alive_ms,
         "grace_ms": job.grace_ms,
         "source": submission.source,
+        "parent": submission.parent,
+        "kind": submission.tasks.kind,
+        "tasks": submission.tasks.count,
+        "max_parallel": submission.tasks.max_parallel,
+        "queued": None if job.array is None else str(job.array.queued),
+        "retry_on": ",".join(sorted(job.retry_on)),
+        "backoff_ms": job.backoff_ms,
+        "not_before_ns": job.not_before_ns,
+        "deadline_ns": job.deadline_ns,
+        "preemptible": job.preemptible,
         "state": State.IN_QUEUE,
         "wanted": Wanted.RUN,
         "message": "",
@@ -174,6 +188,28 @@ def live_job(row: RowMapping, attempts: int) -> LiveJob:
         started_ns=row["started_ns"],
         attempts=attempts,
         key_slot=row["key_slot"],
+        retry_on=frozenset(map(RetryOn, filter(None, row["retry_on"].split(",")))),
+        backoff_ms=row["backoff_ms"],
+        not_before_ns=row["not_before_ns"],
+        deadline_ns=row["deadline_ns"],
+        preemptible=row["preemptible"],
+        parent=row["parent"],
+    )
+
+
+def live_array(row: RowMapping, stored: StoredTasks) -> LiveArray:
+    """Return the live array of a stored row, as yet without the tasks that have a grant."""
+    queued = Ranges.parse(row["queued"] or "")
+    return LiveArray(
+        count=row["tasks"],
+        total=row["ended_tasks"] + len(queued),
+        max_parallel=row["max_parallel"],
+        queued=queued,
+        ok=row["ok_tasks"],
+        ended=row["ended_tasks"],
+        not_ok=Counter(stored.not_ok),
+        worst=stored.worst,
+        tries=stored.tries,
     )
 
 

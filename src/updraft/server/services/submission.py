@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from updraft import errors
-from updraft.model.job import ID_LENGTH, Command, Policy, Resources, Submission, Terminal
+from updraft.model.job import (
+    ID_LENGTH,
+    MOST_BACKOFF_MS,
+    MOST_TASKS,
+    ONE_TASK,
+    Command,
+    Kind,
+    Policy,
+    Resources,
+    RetryOn,
+    Submission,
+    Tasks,
+    Terminal,
+)
+from updraft.model.ranges import Ranges
 
 _MAX_ARGUMENT_BYTES = 8 << 20
 _MAX_NAME = 200
@@ -15,6 +29,8 @@ _MAX_RETRIES = 1000
 _MAX_COUNT = (1 << 31) - 1  # a database's INTEGER
 _MAX_BYTES = 1 << 60
 _MAX_MS = 10 * 365 * 86_400_000
+_MAX_NS = 1 << 62
+_MAX_INDICES = 4 << 20
 
 
 def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
@@ -57,6 +73,11 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
             if body.get("time_limit_ms") is None
             else _between(body, "time_limit_ms", 1, _MAX_MS),
             retries=min(_between(body, "retries", 0, _MAX_COUNT), _MAX_RETRIES),
+            retry_on=_retry_on(body.get("retry_on")),
+            backoff_ms=_maybe(body, "backoff_ms", 0, MOST_BACKOFF_MS) or 0,
+            not_before_ns=_maybe(body, "not_before_ns", 0, _MAX_NS),
+            deadline_ns=_maybe(body, "deadline_ns", 0, _MAX_NS),
+            preemptible=body.get("preemptible") is True,
             priority=_between(body, "priority", -_MAX_COUNT, _MAX_COUNT),
             keep_alive_ms=_between(body, "keep_alive_ms", 0, _MAX_MS),
             grace_ms=_between(body, "grace_ms", 0, _MAX_MS),
@@ -66,7 +87,10 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         pool=_text(body, "pool", _MAX_NAME),
         pipes=_pipes(body),
         source=None if body.get("source") is None else _text(body, "source", ID_LENGTH),
+        tasks=_tasks(body.get("tasks")),
     )
+    if submission.tasks.kind is not Kind.SINGLE and (command.stdin or command.terminal):
+        raise errors.BadRequest("a job of several tasks has no input and no terminal; leave both")
     if not 8 <= len(submission.key) <= 64:
         raise errors.BadRequest("key must have 8 to 64 bytes")
     return submission, _typed(body, "environment", bytes)
@@ -84,6 +108,41 @@ def _between(body: Mapping[str, Any], name: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise errors.BadRequest(f"{name} must be between {low} and {high}")
     return value
+
+
+def _maybe(body: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    return None if body.get(name) is None else _between(body, name, low, high)
+
+
+def _retry_on(value: Any) -> frozenset[RetryOn]:
+    if value is None:
+        return Policy().retry_on
+    if type(value) is not list or not all(each in list(RetryOn) for each in value):
+        known = ", ".join(RetryOn)
+        raise errors.BadRequest(f"retry_on must be a list of some of: {known}")
+    return frozenset(map(RetryOn, value))
+
+
+def _tasks(value: Any) -> Tasks:
+    if value is None:
+        return ONE_TASK
+    if type(value) is not dict or value.get("kind") not in list(Kind):
+        raise errors.BadRequest(f"tasks must have a kind: {', '.join(Kind)}")
+    count = _between(value, "count", 1, MOST_TASKS)
+    indices = value.get("indices")
+    if indices is not None:
+        indices = _indices(indices, count)
+    most = _maybe(value, "max_parallel", 1, _MAX_COUNT)
+    return Tasks(Kind(value["kind"]), count, most, indices)
+
+
+def _indices(value: Any, count: int) -> str:
+    if type(value) is not str or len(value) > _MAX_INDICES:
+        raise errors.BadRequest("indices must be a text like 0-16,18")
+    chosen = Ranges.parse(value)
+    if not chosen or max(stop for _, stop in chosen.spans()) > count:
+        raise errors.BadRequest(f"indices must be between 0 and {count - 1}")
+    return str(chosen)
 
 
 def _text(body: Mapping[str, Any], name: str, length: int) -> str:

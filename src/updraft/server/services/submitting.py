@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 
 from updraft import errors, faults
 from updraft.model.access import Principal
-from updraft.model.job import Submission, name_of, new_job_id
+from updraft.model.job import Kind, Policy, Submission, Tasks, name_of, new_job_id
 from updraft.model.pool import LOCAL_POOL, Pool
+from updraft.model.ranges import Ranges
 from updraft.model.states import State
 from updraft.scheduling.capacity import Capacity
 from updraft.scheduling.reasons import never_fits
@@ -21,7 +24,8 @@ from updraft.server.services.attendance import Attendance
 from updraft.server.services.core import Core
 from updraft.server.services.endings import Endings
 from updraft.server.services.granting import Granting
-from updraft.server.services.live import Client, LiveAttempt, LiveJob
+from updraft.server.services.live import Client, LiveAttempt, LiveJob, LiveRunner
+from updraft.server.services.live_array import LiveArray
 from updraft.server.services.rows import command_body, event_row, job_row
 from updraft.store import jobs as queries
 from updraft.store.database import Undecided
@@ -44,6 +48,7 @@ class Submitting:
         attendance: Attendance,
         default_pool: str,
     ) -> None:
+        self._timing = core.timing
         self._database = core.database
         self._keys = core.keys
         self._background = core.background
@@ -66,9 +71,14 @@ class Submitting:
 
         A key that was seen before returns that job's id.  ``client`` is attached to a new job.
         """
+        submission = self._live.families.adopt(who, submission)
         pool = self._pool_of(who, submission.pool)
         await self._first_runner(pool)
         self._check_that_it_fits(who, submission, pool)
+        self._live.families.need_room(
+            replace(submission, pool=pool.name), self._usable(who, pool.name)
+        )
+        _check_times(submission.policy)
         time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
         if self._background.draining:
             raise errors.Unavailable("the server is stopping; try again")
@@ -80,6 +90,7 @@ class Submitting:
         command = command_body(submission)
         values = job_row(job, submission, pool.jurisdiction, pack(command), encrypted)
         self._live.add(job)
+        self._timing.watch(job)
         attempt, attempt_values = self._granting.grant_now(job)
         events = [event_row(job, State.IN_QUEUE, "submitted")]
 
@@ -141,6 +152,14 @@ class Submitting:
             command_name=name_of(submission.command.argv),
             terminal=submission.command.terminal is not None,
             pipes=submission.pipes,
+            retry_on=policy.retry_on,
+            backoff_ms=policy.backoff_ms,
+            not_before_ns=policy.not_before_ns,
+            deadline_ns=policy.deadline_ns,
+            preemptible=policy.preemptible,
+            parent=submission.parent,
+            array=_array_of(submission.tasks),
+            came_from=who.attempt,
         )
 
     async def _stored_late(
@@ -186,14 +205,19 @@ class Submitting:
     def _check_that_it_fits(self, who: Principal, submission: Submission, pool: Pool) -> None:
         need = submission.resources
         totals: list[Capacity] = []
-        for runner in self._live.runners_of(pool.name):
-            if runner.known.serves in (None, who.owner):
-                if runner.total.fits(need):
-                    return
-                totals.append(runner.total)
+        for runner in self._usable(who, pool.name):
+            if runner.total.fits(need):
+                return
+            totals.append(runner.total)
         problem = never_fits(need, totals, pool.name)
         if problem is not None:
             raise errors.BadRequest(problem)
+
+    def _usable(self, who: Principal, pool: str) -> Iterator[LiveRunner]:
+        """Yield the runners of a pool that take jobs of somebody's."""
+        for runner in self._live.runners_of(pool):
+            if runner.known.serves in (None, who.owner):
+                yield runner
 
     async def _first_runner(self, pool: Pool) -> None:
         """Wait for the runner that a new server has just started: it knows what there is."""
@@ -203,6 +227,26 @@ class Submitting:
                     await self._live.wait_for_runner()
             except TimeoutError:
                 log.warning("no runner has come yet; what is submitted waits for one")
+
+
+def _array_of(tasks: Tasks) -> LiveArray | None:
+    """Return the live form of a submitted array, all of it queued."""
+    if tasks.kind is not Kind.ARRAY:
+        return None
+    queued = Ranges.span(0, tasks.count)
+    if tasks.indices is not None:
+        queued = Ranges.parse(tasks.indices)
+    return LiveArray(tasks.count, len(queued), tasks.max_parallel, queued)
+
+
+def _check_times(policy: Policy) -> None:
+    deadline_ns, begin_ns = policy.deadline_ns, policy.not_before_ns
+    if deadline_ns is not None and deadline_ns <= time.time_ns():
+        raise errors.BadRequest("its deadline is over already; choose a later one")
+    if deadline_ns is not None and begin_ns is not None and deadline_ns <= begin_ns:
+        raise errors.BadRequest(
+            "its deadline comes before the time it may start; choose a later one"
+        )
 
 
 def _time_limit(asked_ms: int | None, pool: Pool) -> int | None:
