@@ -123,7 +123,11 @@ class SegmentWriter:
 
     def _open(self, path: str) -> int:
         # The mode is ours, whatever umask the keeper was born with.
-        fd = os.open(path, self._flags, 0o600)
+        try:
+            fd = os.open(path, self._flags, 0o600)
+        except FileNotFoundError:  # the folder is made for the first byte
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            fd = os.open(path, self._flags, 0o600)
         os.fchmod(fd, 0o600)
         return fd
 

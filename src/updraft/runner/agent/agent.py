@@ -13,6 +13,7 @@ import updraft
 from updraft import errors, faults, settings
 from updraft.runner.agent import gpus
 from updraft.runner.agent.attempts import OUTPUTS, Attempt
+from updraft.runner.agent.crews import AgentCrews
 from updraft.runner.agent.early import EarlyFrames
 from updraft.runner.agent.keeper_process import KeeperProcess
 from updraft.runner.agent.owners import Owners
@@ -57,12 +58,14 @@ class Agent:
         self._dialled = server
         self._early = EarlyFrames()
         self._attempts: dict[int, Attempt] = {}
+        self._crews = AgentCrews()
         self._keeper: FrameConnection | None = None
         self._keeper_identity = ""
         self._keeper_pid = 0
         self._keeper_release = ""
         self._release = settings.installed_release()
         self._server: ServerConnection | None = None
+        self._joining: ServerConnection | None = None
         self._reported = asyncio.Event()
         self._keeper_gone = asyncio.Event()
         self._upgraded = False
@@ -115,7 +118,8 @@ class Agent:
     async def _serve(self) -> None:
         await self._reported.wait()
         folders = [attempt.folder for attempt in self._attempts.values()]
-        jobs = {attempt.report["job"] for attempt in self._attempts.values()}
+        folders += self._crews.folders()
+        jobs = {attempt.report["job"] for attempt in self._attempts.values()} | self._crews.jobs()
         await asyncio.to_thread(self._places.sweep, folders, jobs)
         failures = 0
         while True:
@@ -132,12 +136,12 @@ class Agent:
                     self._to_keeper(frames.STOP, 0, 0, pack({"cancel": False, "unless_live": True}))
             else:
                 failures = 0
-                self._server = side
-                side.control.send_message(frames.REPORT, self.report())
-                self.pump()
-                self._renew_keeper()
+                # What its crews have is the keeper's to tell; whatever it says later is news.
+                self._joining = side
+                if self._keeper is not None:
+                    self._keeper.send_message(frames.HELLO, {"pid": os.getpid()})
                 await side.gone.wait()
-                self._server = None
+                self._server = self._joining = None
                 self._early.clear()
                 for attempt in self._attempts.values():
                     attempt.detach()
@@ -174,9 +178,21 @@ class Agent:
                 "problem": self._upgrade_problem,
             },
             "attempts": [
-                attempt.report for attempt in self._attempts.values() if not attempt.forgotten
+                *(
+                    attempt.report
+                    for attempt in self._attempts.values()
+                    if not attempt.forgotten and "crew" not in attempt.report
+                ),
+                *self._crews.reported,
             ],
         }
+
+    def _join(self, side: ServerConnection) -> None:
+        """Tell a server all, with what the keeper has just told: everything after is news."""
+        self._joining, self._server = None, side
+        side.control.send_message(frames.REPORT, self.report())
+        self.pump()
+        self._renew_keeper()
 
     def from_server(
         self,
@@ -196,12 +212,21 @@ class Agent:
         if kind == frames.SPAWN:
             self._spawn(side, serial, bytes(payload))
             return
+        if kind == frames.CREW:
+            self._open_crew(side, serial, body_of(payload))
+            return
+        if kind == frames.TASKS:
+            self._crews.feed(serial, body_of(payload)["tasks"])
+            self._to_keeper(kind, channel, offset, payload)
+            return
         if kind == frames.FORGET:
             self._to_keeper(kind, channel, offset, payload)
             self._forget(side, body_of(payload)["attempts"])
             self._renew_keeper()
             return
         attempt = self._attempts.get(serial)
+        if attempt is None and kind == frames.SHIP:
+            attempt = self._of_crew(serial)
         if attempt is None:
             if kind in _STREAM_KINDS:
                 if not self._early.hold(serial, (kind, channel, offset, bytes(payload))):
@@ -314,6 +339,44 @@ class Agent:
         for early in self._early.take(serial):
             self.from_server(side, *early)
 
+    def _open_crew(self, side: ServerConnection, number: int, spec: dict[str, Any]) -> None:
+        """Prepare a place for a crew's tasks, and hand it on."""
+        problem = self._places.make(number, spec) if side.ships else ""
+        if granted := spec.get("gpus"):
+            told = gpus.environment(self._capacity["gpus"], granted, isolated=self._places.isolates)
+            spec["environment"] = b"\0".join([spec["environment"], *told])
+        if problem:
+            spec["refused"] = problem
+        self._crews.open(number, spec)
+        self._to_keeper(frames.CREW, number << 2, 0, pack(spec))
+        if spec.get("fenced"):
+            self._tell_lease()
+
+    def _of_crew(self, serial: int) -> Attempt | None:
+        """Return a task of a crew whose output is to be carried to the server."""
+        place = self._crews.place_of(serial)
+        if place is None:
+            return None
+        attempt = self._attempts[serial] = Attempt(serial, place)
+        return attempt
+
+    def _take_crew_ends(self, side: ServerConnection, body: dict[str, Any]) -> None:
+        """Send the output of a crew's ended tasks, which the server does not see by itself."""
+        for serial, end in body["ends"]:
+            attempt = self._attempts.get(serial)
+            if attempt is None and (end["stdout"] or end["stderr"]):
+                attempt = self._shipping(serial)
+            if attempt is not None:
+                attempt.ended(end)
+        self.pump()
+
+    def _shipping(self, serial: int) -> Attempt | None:
+        attempt = self._of_crew(serial)
+        if attempt is not None:
+            for output in attempt.outputs.values():
+                output.attach(0, frames.OUTPUT_WINDOW_BYTES)
+        return attempt
+
     def _refuse(self, side: ServerConnection, serial: int, why: str) -> None:
         """A task cannot be prepared here; no keeper hears of it."""
         end = {"refused": "isolation", "errno": 0, "message": why, "stdout": 0, "stderr": 0}
@@ -322,6 +385,10 @@ class Agent:
 
     def _forget(self, side: ServerConnection, serials: list[int]) -> None:
         for serial in serials:
+            crew = self._crews.forget(serial)
+            if crew is not None:
+                job, folder = crew
+                self._places.remove(os.fsdecode(folder), None if self._has_others(job) else job)
             attempt = self._attempts.get(serial)
             if attempt is None:
                 continue
@@ -336,8 +403,12 @@ class Agent:
         self._early.forget(attempt.serial)
         attempt.detach()
         job = attempt.report["job"]
-        has_others = any(each.report["job"] == job for each in self._attempts.values())
-        self._places.remove(attempt.folder, None if has_others else job)
+        self._places.remove(attempt.folder, None if self._has_others(job) else job)
+
+    def _has_others(self, job: str) -> bool:
+        if job in self._crews.jobs():
+            return True
+        return any(each.report["job"] == job for each in self._attempts.values())
 
     def pump(self) -> None:
         """Send output, a chunk of each stream in turn, while the server's side takes it."""
@@ -374,7 +445,19 @@ class Agent:
         if kind == frames.REPORT:
             self._take_report(body_of(payload))
             return
+        if kind in (frames.STARTS, frames.ENDS):
+            if self._server is not None:
+                if kind == frames.ENDS and self._server.ships:
+                    self._take_crew_ends(self._server, body_of(payload))
+                self._server.control.send_stream(kind, channel, offset, payload)
+            return
         attempt = self._attempts.get(serial)
+        server = self._server
+        if attempt is None and kind == frames.GREW and server is not None:
+            if server.ships:
+                attempt = self._shipping(serial)
+            elif self._crews.place_of(serial) is not None:
+                server.grew(channel, offset)
         if attempt is None:
             return
         if kind == frames.GREW:
@@ -408,10 +491,15 @@ class Agent:
         self._keeper_identity = report["keeper"]
         self._keeper_pid = report["pid"]
         self._keeper_release = report["release"]
+        self._crews.take_report([item for item in report["attempts"] if "crew" in item])
+        first = not self._reported.is_set()
         for item in report["attempts"]:
-            serial = item.pop("attempt")
-            self._attempts[serial] = Attempt(serial, item)
+            if first and "crew" not in item:
+                serial = item.pop("attempt")
+                self._attempts[serial] = Attempt(serial, item)
         self._reported.set()
+        if self._joining is not None:
+            self._join(self._joining)
 
     def lease_renewed(self, until: float) -> None:
         """The server counts on this runner up to then (seconds of the loop's clock)."""

@@ -17,6 +17,7 @@ from updraft.runner.keeper import processes
 from updraft.runner.keeper.agent_connection import AgentConnection
 from updraft.runner.keeper.agent_process import AgentProcess
 from updraft.runner.keeper.cgroups import Slots
+from updraft.runner.keeper.crews import Crews
 from updraft.runner.keeper.isolating import Isolating
 from updraft.runner.keeper.leaders import IdleLeaders, Leader
 from updraft.runner.keeper.records import Records
@@ -59,6 +60,7 @@ class Keeper:
         self._selector = selectors.DefaultSelector()
         self._tasks: dict[int, Task] = {}
         self._ended: dict[int, dict[str, Any]] = {}  # reports of attempts without a task
+        self._crews = Crews(self)
         self._leaders = IdleLeaders()
         self._isolating = Isolating(folder, self._leaders, self._slots)
         self._bereft: list[Task] = []  # their leaders were killed; what those left is being ended
@@ -104,6 +106,7 @@ class Keeper:
                 # An earlier callback of this round may have closed what a later key names.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
+        self._crews.tell()
         if self._connection is not None:
             self._connection.flush()  # the last ends, whose files the agent removes
         if self._status is not None:
@@ -125,7 +128,7 @@ class Keeper:
         if self._status is not None:  # nobody asks for the ends any more
             return all(task.end is not None for task in self._tasks.values())
         silent = self._silent_at is not None and time.monotonic() >= self._silent_at
-        return not self._tasks or (
+        return (not self._tasks and self._crews.is_empty) or (
             (self._connection is None or silent) and self._all_ends_are_recorded()
         )
 
@@ -155,13 +158,18 @@ class Keeper:
         if self._connection is not None and self._connection is not connection:
             self._connection.close()
         self._connection = connection
-        attempts = {attempt: task.report() for attempt, task in self._tasks.items()}
-        attempts.update(self._ended)
+        attempts = [
+            {"attempt": attempt, **self._crew_of(attempt), **task.report()}
+            for attempt, task in self._tasks.items()
+            if task.end is None or not self._crews.is_ours(attempt)
+        ]
+        attempts += [{"attempt": attempt, **report} for attempt, report in self._ended.items()]
+        attempts += self._crews.report()
         body = {
             "keeper": self.identity,
             "pid": os.getpid(),
             "release": self._release,
-            "attempts": [{"attempt": attempt, **report} for attempt, report in attempts.items()],
+            "attempts": attempts,
         }
         connection.send(frames.message(frames.REPORT, body))
 
@@ -181,12 +189,26 @@ class Keeper:
             for gone in unpack_dict(bytes(payload))["attempts"]:
                 self._forget(gone)
             return
+        if kind in (frames.CREW, frames.TASKS):
+            if not (self.again or self._leaving):
+                take = self._crews.open if kind == frames.CREW else self._crews.feed
+                take(attempt, unpack_dict(bytes(payload)))
+            return
+        if kind == frames.KILL and (self._crews.holds(attempt) or self._crews.is_ours(attempt)):
+            self._end_of_crew(attempt, unpack_dict(bytes(payload)))
+            return
+        if kind == frames.DEADLINE and self._crews.holds(attempt):
+            limit_ms = unpack_dict(bytes(payload))["limit_ms"]
+            self._crews.limit(attempt, limit_ms)
+            for running in self._crews.attempts(attempt):
+                self._tasks[running].set_limit(limit_ms)
+            return
         if kind == frames.STOP:
             order = unpack_dict(bytes(payload))
             if order.get("unless_live"):
                 self._leave_unless_live()
             elif order.get("again"):
-                if not self._tasks:
+                if not self._tasks and self._crews.is_empty:
                     self.again = True
                     self._leave(cancel=False)
             else:
@@ -221,6 +243,25 @@ class Keeper:
             limit_ms = unpack_dict(bytes(payload))["limit_ms"]
             task.set_limit(limit_ms)
 
+    def _crew_of(self, attempt: int) -> dict[str, Any]:
+        return self._crews.identity(attempt) if self._crews.is_ours(attempt) else {}
+
+    def _end_of_crew(self, number: int, order: dict[str, Any]) -> None:
+        """End a task of a crew, or all of one: those that wait without having started."""
+        crew = self._crews.holds(number)
+        if crew:
+            self._crews.withdraw_all(order["why"], number)
+        else:
+            self._crews.withdraw([number], order["why"])
+        if order["why"] != "recall":
+            for attempt in self._crews.attempts(number) if crew else [number]:
+                if (task := self._tasks.get(attempt)) is not None and task.end is None:
+                    task.kill(order["why"], order["grace_ms"] / 1000)
+
+    def start(self, attempt: int, spec: dict[str, Any]) -> None:
+        """Start a task of a crew."""
+        self._spawn(attempt, spec)
+
     def _spawn(self, attempt: int, spec: dict[str, Any]) -> None:
         # P2: whatever is repeated on the way here, an attempt starts once.
         if attempt in self._tasks or attempt in self._ended:
@@ -236,7 +277,8 @@ class Keeper:
                 self._refuse(attempt, spec, f"the runner cannot start it: {error}")
                 return
         try:
-            self._records.intend(attempt, {"job": spec["job"], "folder": spec["folder"]})
+            intent = {"job": spec["job"], "folder": spec["folder"], **self._crew_of(attempt)}
+            self._records.intend(attempt, intent)
         except FileExistsError:
             return
         except OSError as error:
@@ -285,8 +327,11 @@ class Keeper:
 
     def _refuse(self, attempt: int, spec: dict[str, Any], why: str) -> None:
         end = {"refused": "start", "message": why, "errno": 0, "stdout": 0, "stderr": 0}
+        if self._crews.is_ours(attempt):
+            self._crews.ended(attempt, end)
+            return
         self._ended[attempt] = {"job": spec["job"], "folder": spec["folder"], "end": end}
-        self._send(frames.message(frames.EXITED, end, frames.stream_channel(attempt, 0)))
+        self.send(frames.message(frames.EXITED, end, frames.stream_channel(attempt, 0)))
 
     def _forget(self, attempt: int) -> None:
         task = self._tasks.get(attempt)
@@ -294,6 +339,7 @@ class Keeper:
             return
         self._tasks.pop(attempt, None)
         self._ended.pop(attempt, None)
+        self._crews.forget(attempt)
         self._unrecorded.discard(attempt)
         self._records.forget(attempt)
 
@@ -303,12 +349,14 @@ class Keeper:
             self._agent.leave()
             self._selector.unregister(self._listener)
             self._listener.close()
+        self._crews.withdraw_all("stop" if cancel else "recall")
         if cancel:
             for task in self._tasks.values():
                 task.kill("stop", task.grace_seconds)
 
     def _leave_unless_live(self) -> None:
         """Leave although no server stores the ends of our tasks: the next keeper tells them."""
+        self._crews.withdraw_all("recall")
         if self._all_ends_are_recorded():
             self._tasks.clear()
             self._leave(cancel=False)
@@ -327,11 +375,15 @@ class Keeper:
 
     def input_closed(self, channel: int) -> None:
         """The command reads no more input."""
-        self._send(frames.frame(frames.CLOSE, channel))
+        self.send(frames.frame(frames.CLOSE, channel))
 
     def said(self, kind: int, task: Task, body: dict[str, Any]) -> None:
         """A leader's message for the server."""
-        self._send(frames.message(kind, body, frames.stream_channel(task.attempt, 0)))
+        if self._crews.is_ours(task.attempt):
+            if kind == frames.STARTED:
+                self._crews.started(task)
+            return
+        self.send(frames.message(kind, body, frames.stream_channel(task.attempt, 0)))
 
     def ended(self, task: Task) -> None:
         """A task came to its end: its processes are gone and its output is stored."""
@@ -348,7 +400,11 @@ class Keeper:
             self._leaders.give_back(leader)
         if "beside" not in task.spec:
             self._isolating.remove(task.attempt)
-        self._send(frames.message(frames.EXITED, task.end, frames.stream_channel(task.attempt, 0)))
+        if self._crews.is_ours(task.attempt):
+            del self._tasks[task.attempt]
+            self._crews.ended(task.attempt, task.end)
+            return
+        self.send(frames.message(frames.EXITED, task.end, frames.stream_channel(task.attempt, 0)))
 
     def _record_end(self, attempt: int, end: dict[str, Any]) -> None:
         try:
@@ -357,7 +413,8 @@ class Keeper:
             # It is in memory; only a crash of ours before the FORGET would miss it.
             self._unrecorded.add(attempt)
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
+        """Send whole frames to the agent, if one is there."""
         if self._connection is not None:
             self._connection.send(data)
 
@@ -370,12 +427,20 @@ class Keeper:
                 task.tick(now)
         if self._kill_again_at is not None and now >= self._kill_again_at:
             self._end_orphans()
+        if self._crews.due is not None and self._crews.due <= now:
+            self._crews.tell()
         self._agent.start_if_due(now)
 
     def _wait_seconds(self) -> float | None:
         due = [at for task in self._tasks.values() if (at := task.next_tick()) is not None]
         silent = self._silent_at if self._all_ends_are_recorded() else None
-        ours = (self._agent.due, self._kill_again_at, self._leaders.fork_at, silent)
+        ours = (
+            self._crews.due,
+            self._agent.due,
+            self._kill_again_at,
+            self._leaders.fork_at,
+            silent,
+        )
         due += [at for at in ours if at is not None]
         if self._slots.again_at is not None and not self._busy():
             due.append(self._slots.again_at)
@@ -452,11 +517,11 @@ class Keeper:
             if end is None:
                 end = {"lost": "its keeper was killed", "at": time.time_ns(), **_stored(intent)}
                 self._record_end(attempt, end)
-            self._ended[attempt] = {
-                "job": intent.get("job", ""),
-                "folder": intent.get("folder", b""),
-                "end": end,
-            }
+            whose = {"job": "", "folder": b"", **intent}
+            if "crew" in intent:
+                self._crews.adopt(attempt, whose, end)
+            else:
+                self._ended[attempt] = {**whose, "end": end}
 
 
 def _stored(intent: dict[str, Any]) -> dict[str, int]:

@@ -68,7 +68,8 @@ class Task:
         self._tty = spec["tty"] is not None
         self._isolation: dict[str, Any] | None = spec.get("isolation")
         folder = os.fsdecode(spec["folder"])
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if "crew" not in spec:  # whose silent tasks are many: theirs is made for the first byte
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         self._outputs = {
             stream: Output(
                 self,
