@@ -59,7 +59,8 @@ def bad(server: Team) -> dict[str, str]:
     bad = {
         "anonymous": "", "guessed": f"updraft_user_{good.split('_')[2]}_{'0' * 64}",
         "revoked": revoked, "expired": expired, "a runner's": runner, "a join token": "",
-        "another scheme's": good,
+        "another scheme's": good, "a task's that has ended": ended_task(server),
+        "a task's, guessed": f"updraft_task_zzzzzzzzzz-1_{'0' * 64}",
     }  # fmt: skip
     bad["a join token"] = server.join_token()
     with server.http() as client:
@@ -79,7 +80,18 @@ def mallory(server: Team) -> str:
 
 BAD = [
     "anonymous", "guessed", "revoked", "expired", "a runner's", "a join token", "another scheme's",
+    "a task's that has ended", "a task's, guessed",
 ]  # fmt: skip
+
+
+def ended_task(server: Team) -> str:
+    """The token that a task of ben's had."""
+    with server.session("ben") as client:
+        client.send(submit("sh", "-c", "printf %s $UPDRAFT_TOKEN", stdin=False))
+        told = client.received(frames.ENDED)
+    said = b"".join(bytes(data) for kind, _, _, data in told if kind == frames.DATA)
+    assert said.startswith(b"updraft_task_")
+    return said.decode()
 
 
 def filled(path: str, job: str, thing: str = "default", user: str = "ben") -> str:
@@ -129,7 +141,7 @@ def upgrade(server: Team, path: str, credential: str, origin: str) -> bytes:
     return said
 
 
-@pytest.mark.parametrize("kind", ["anonymous", "revoked", "expired"])
+@pytest.mark.parametrize("kind", ["anonymous", "revoked", "expired", "a task's that has ended"])
 def test_no_route_is_a_web_socket_for_a_credential_that_is_none(
     server: Team, job: str, routes: list[tuple[str, str, str]], bad: dict[str, str], kind: str
 ) -> None:

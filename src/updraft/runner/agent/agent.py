@@ -313,9 +313,7 @@ class Agent:
         problem = ""
         if side.ships:
             problem = self._places.make(serial, spec)
-            if token := spec.pop("token", ""):
-                way = [*self._dialled.way, b"UPDRAFT_TOKEN=" + token.encode()]
-                spec["environment"] = b"\0".join([spec["environment"], *way])
+            self._tell_way(spec)
         if granted := spec.get("gpus"):
             isolated = self._places.isolates
             told = gpus.environment(self._capacity["gpus"], granted, isolated=isolated)
@@ -339,9 +337,16 @@ class Agent:
         for early in self._early.take(serial):
             self.from_server(side, *early)
 
+    def _tell_way(self, spec: dict[str, Any]) -> None:
+        """Let a task that has a token know how the server is reached from here."""
+        if token := spec.pop("token", ""):
+            way = [*self._dialled.way, b"UPDRAFT_TOKEN=" + token.encode()]
+            spec["environment"] = b"\0".join([spec["environment"], *way])
+
     def _open_crew(self, side: ServerConnection, number: int, spec: dict[str, Any]) -> None:
         """Prepare a place for a crew's tasks, and hand it on."""
         problem = self._places.make(number, spec) if side.ships else ""
+        self._tell_way(spec)
         if granted := spec.get("gpus"):
             told = gpus.environment(self._capacity["gpus"], granted, isolated=self._places.isolates)
             spec["environment"] = b"\0".join([spec["environment"], *told])
