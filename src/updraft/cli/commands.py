@@ -49,6 +49,7 @@ ROOT = _Root(
         "token": ("updraft.cli.token:command", "make tokens for programs and revoke them"),
         "user": ("updraft.cli.user:command", "look at users and change them"),
         "admin": ("updraft.cli.admin:command", "administer a server"),
+        "simulate": ("updraft.cli.simulate:command", "run a trace of jobs on virtual time"),
         "serve": ("updraft.cli.serve:command", "run the server in the foreground"),
         "status": ("updraft.cli.status:command", "show server and runner and where things are"),
         "stop": ("updraft.cli.stop:command", "stop the server and its runner"),

@@ -63,6 +63,8 @@ class Node:
     free: Capacity
     serves: str | None = None
     """The only owner whose tasks it takes; None: everybody's."""
+    peer_network: str = ""
+    """Nodes with the same one reach each other directly; empty: it reaches none."""
 
     def takes(self, owner: str) -> bool:
         """Whether it takes tasks of ``owner``'s at all."""

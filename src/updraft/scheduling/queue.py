@@ -46,8 +46,11 @@ class Grant:
     serial: int
     node: str
     need: Resources
-    """What it takes there, to be given back at its end."""
+    """What each takes there, to be given back at its end."""
     gpus: tuple[str, ...]
+    """Of all its tasks."""
+    tasks: int = 1
+    """How many of an array's tasks, or of a gang's ranks."""
 
 
 @dataclass(slots=True)
@@ -59,22 +62,37 @@ class Headroom:
     memory_bytes: int | None = None
     gpus: int | None = None
 
-    def lacks(self, need: Resources) -> str | None:
-        """Return which of the limits ``need`` would exceed, None if it exceeds none."""
+    def lacks(self, need: Resources, tasks: int = 1) -> str | None:
+        """Return which of the limits so many tasks with ``need`` exceed, None if none."""
+        asked = self._asked(need)
+        return next((name for name, left, n in asked if n * tasks > left), None)
+
+    def most(self, need: Resources) -> int:
+        """Return how many tasks with ``need`` may start."""
+        asked = self._asked(need)
+        if any(left < 0 for _, left, _ in asked):
+            return 0
+        return min((left // n for _, left, n in asked if n), default=_MANY)
+
+    def take(self, need: Resources, tasks: int = 1) -> None:
+        """Tasks with ``need`` start."""
+        self.tasks = _less(self.tasks, tasks)
+        self.cpus_milli = _less(self.cpus_milli, need.cpus_milli * tasks)
+        self.memory_bytes = _less(self.memory_bytes, need.memory_bytes * tasks)
+        self.gpus = _less(self.gpus, need.gpus * tasks)
+
+    def _asked(self, need: Resources) -> list[tuple[str, int, int]]:
+        """Return the limits that there are: what is left of each, and what a task takes."""
         asked = (
             ("running jobs", self.tasks, 1),
             ("cpus", self.cpus_milli, need.cpus_milli),
             ("memory", self.memory_bytes, need.memory_bytes),
             ("gpus", self.gpus, need.gpus),
         )
-        return next((name for name, left, n in asked if left is not None and n > left), None)
+        return [(name, left, n) for name, left, n in asked if left is not None]
 
-    def take(self, need: Resources) -> None:
-        """A task with ``need`` starts."""
-        self.tasks = _less(self.tasks, 1)
-        self.cpus_milli = _less(self.cpus_milli, need.cpus_milli)
-        self.memory_bytes = _less(self.memory_bytes, need.memory_bytes)
-        self.gpus = _less(self.gpus, need.gpus)
+
+_MANY = 1 << 40
 
 
 def _less(left: int | None, taken: int) -> int | None:
