@@ -16,6 +16,10 @@ _OTHERS = ("UPDRAFT_URL", "UPDRAFT_TOKEN", "UPDRAFT_FINGERPRINT", "UPDRAFT_PROFI
 """What names another server, as where the tests are a job themselves."""
 
 
+_KEEPER_S = {"updraft-leader": "leader", "updraft-worker": "worker"}
+"""What processes that a keeper forks are, by their names."""
+
+
 class Instance:
     """One ``UPDRAFT_HOME`` and what runs for it.
 
@@ -80,7 +84,7 @@ class Instance:
             of_role = {
                 b"updraft.server": "server",
                 b"updraft.runner.agent": "agent",
-                b"updraft.runner.keeper": "leader" if name == "updraft-leader" else "keeper",
+                b"updraft.runner.keeper": _KEEPER_S.get(name, "keeper"),
             }.get(module)
             if of_role is not None and role in (None, of_role):
                 found.append(int(entry))

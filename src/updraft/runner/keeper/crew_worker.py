@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import socket
+import sys
 import time
 from collections import deque
 
@@ -78,6 +79,8 @@ def _work(theirs: socket.socket, spec: dict[str, Any], groups: list[int]) -> NoR
         os.closerange(4, command.MAX_FD)
         _Worker(socket.socket(fileno=3), spec).run()
         status = 0
+    except Exception:  # noqa: BLE001 - the log is to say why; the keeper sees that we are gone
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
 
@@ -367,7 +370,7 @@ class _Worker:
             if not self._spool(stream, output, data):
                 return
 
-    def _spool(self, stream: int, output: _Stream, data: bytes) -> bool:
+    def _spool(self, stream: int, output: _Stream, data: bytes, *, again: bool = False) -> bool:
         before, left = output.spool.length, memoryview(data)
         try:
             while left:
@@ -376,7 +379,7 @@ class _Worker:
             # Held back by its full pipe, the task waits until there is room again.
             output.unspooled = bytes(left)
             self._retry_at = time.monotonic() + _DISK_RETRY_SECONDS
-            if output.fd >= 0:
+            if output.fd >= 0 and not again:
                 self._poll.unregister(output.fd)
             return False
         if self._times is not None:
@@ -388,7 +391,7 @@ class _Worker:
         for stream, output in self._streams.items():
             if output.unspooled:
                 data, output.unspooled = output.unspooled, b""
-                if self._spool(stream, output, data) and output.fd >= 0:
+                if self._spool(stream, output, data, again=True) and output.fd >= 0:
                     self._poll.register(output.fd, select.POLLIN)
 
     def _close(self, output: _Stream) -> None:

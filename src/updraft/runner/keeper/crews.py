@@ -85,6 +85,8 @@ class Crews:
     def __init__(self, host: Host, folder: str) -> None:
         self._host = host
         self._folder = folder
+        # The notes that an earlier keeper left are kept, and may be of the same crews.
+        self._mark = os.urandom(4).hex()
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._crews: dict[int, Crew] = {}
         self._of: dict[int, Crew] = {}
@@ -295,7 +297,7 @@ class Crews:
 
     def _hire(self, crew: Crew, found: list[Worker]) -> None:
         crew.worker_count += 1
-        path = os.path.join(self._folder, f"{crew.number}-{crew.worker_count}")
+        path = os.path.join(self._folder, f"{self._mark}-{crew.number}-{crew.worker_count}")
         slot = self._host.take_slot(crew.spec)
         try:
             worker = Worker({**crew.spec, "journal": path}, slot)
