@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_LENGTH = 1 << 62
 """Of a stream: no task writes so much, and two of them still add up to 64 bits."""
 
+MOST_IN_GROUP = 4096
+"""How many starts or ends one message may tell."""
+
 _MAX_TEXT = 16384
 _MAX_ITEMS = 1024
 _MAX_STATUS = 0xFFFF
@@ -58,6 +61,31 @@ def end_of(body: dict[str, Any]) -> dict[str, Any]:
     return end
 
 
+def starts_of(body: dict[str, Any]) -> list[list[int]]:
+    """Return the starts of STARTS: [attempt, pid, at].  Raises ``PackingError``."""
+    starts: list[list[int]] = []
+    for start in _group("starts", body):
+        if type(start) is not list or len(start) != len(_START):
+            raise PackingError("a start of a crew's is a list of an attempt, a pid and a time")
+        for name, check, value in zip(_START_NAMES, _START, start, strict=True):
+            if not check(value):
+                raise PackingError(f"a start with a bad {name}")
+        starts.append(start)
+    return starts
+
+
+def ends_of(body: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the ends of ENDS: (attempt, end).  Raises ``PackingError``."""
+    ends: list[tuple[int, dict[str, Any]]] = []
+    for each in _group("ends", body):
+        if type(each) is not list or len(each) != 2:
+            raise PackingError("an end of a crew's is a list of an attempt and how it ended")
+        if not _is_serial(each[0]):
+            raise PackingError("an end with a bad attempt")
+        ends.append((each[0], _crew_end(each[1])))
+    return ends
+
+
 def length_of(offset: int, size: int = 0) -> int:
     """Return where bytes at a stream's offset end.  Raises ``PackingError`` where none can be."""
     if offset + size > MAX_LENGTH:
@@ -69,9 +97,29 @@ def _attempt(body: Any) -> dict[str, Any]:
     attempt = _checked("an attempt", body, _ATTEMPT, needed=("attempt",))
     if attempt.get("pid") is not None:
         _need("an attempt that started", attempt, ("at",))
+    is_crews = "crew" in attempt
+    if is_crews:
+        _need("an attempt of a crew", attempt, ("index", "number"))
     if attempt.get("end") is not None:
-        attempt["end"] = end_of(attempt["end"])
+        attempt["end"] = _crew_end(attempt["end"]) if is_crews else end_of(attempt["end"])
     return attempt
+
+
+def _crew_end(body: Any) -> dict[str, Any]:
+    """Return how an attempt of a crew ended, which may not have started at all."""
+    if type(body) is dict and "unstarted" in body:
+        return _checked("an end", body, _UNSTARTED, needed=("stdout", "stderr"))
+    end = end_of(body)
+    return end | _checked("an end", body, _CREW_END)
+
+
+def _group(name: str, body: dict[str, Any]) -> list[Any]:
+    """Return what a message about many attempts lists."""
+    _need("a message", body, (name,))
+    group = body[name]
+    if not _is_list(group) or len(group) > MOST_IN_GROUP:
+        raise PackingError(f"{name} are a list of at most {MOST_IN_GROUP}")
+    return list(group)
 
 
 def _checked(
@@ -126,6 +174,11 @@ def _list_of(check: Check) -> Check:
 _is_count = _is_number((1 << 63) - 1)
 _is_length = _is_number(MAX_LENGTH)
 _is_pid = _is_number((1 << 31) - 1)
+_is_serial = _is_number((1 << 62) - 1)
+"""Of an attempt or a crew: a channel has room for two bits more."""
+
+_START: tuple[Check, ...] = (_is_serial, _is_pid, _is_count)
+_START_NAMES = ("attempt", "pid", "time")
 
 _GPU: dict[str, Check] = {
     "index": _is_pid,
@@ -169,6 +222,10 @@ _ATTEMPT: dict[str, Check] = {
     "pid": _or_none(_is_pid),
     "at": _or_none(_is_count),
     "end": _or_none(_is_dict),
+    "crew": _is_serial,
+    "index": _is_pid,
+    "number": _is_pid,
+    "waiting": lambda value: type(value) is bool,
 }
 _SAID: dict[str, Check] = {
     "signal": _is_number(_MAX_SIGNAL),
@@ -191,13 +248,11 @@ _END: dict[str, Check] = {
     "stdout": _is_length,
     "stderr": _is_length,
 }
-
-
-def starts_of(body: dict[str, Any]) -> list[list[int]]:
-    """Return the starts of STARTS."""
-    return list(body["starts"])
-
-
-def ends_of(body: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """Return the ends of ENDS."""
-    return [(serial, end) for serial, end in body["ends"]]
+_CREW_END: dict[str, Check] = {"started": _is_count, "pid": _or_none(_is_pid)}
+_UNSTARTED: dict[str, Check] = {
+    "unstarted": lambda value: value is True,
+    "why": _or_none(_is_text),
+    "at": _is_count,
+    "stdout": _is_length,
+    "stderr": _is_length,
+}
