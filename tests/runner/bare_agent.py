@@ -122,6 +122,14 @@ class BareAgent:
         elif kind == frames.EXITED:
             assert attempt not in self.ends, "ended twice"
             self.ends[attempt] = unpack_dict(payload)
+        elif kind == frames.STARTS:
+            for serial, pid, at in unpack_dict(payload)["starts"]:
+                assert serial not in self.started, "started twice"
+                self.started[serial] = {"pid": pid, "at": at}
+        elif kind == frames.ENDS:
+            for serial, end in unpack_dict(payload)["ends"]:
+                assert serial not in self.ends, "ended twice"
+                self.ends[serial] = end
         elif kind == frames.GREW:
             assert offset >= self.grown.get(channel, 0), "shrank"
             self.grown[channel] = offset

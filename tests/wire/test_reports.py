@@ -100,3 +100,90 @@ def test_no_stream_is_longer_than_databases_can_add_up(offset: int, size: int) -
     with pytest.raises(PackingError):
         reports.length_of(offset, size)
     assert reports.length_of(reports.MAX_LENGTH - 1, 1) == reports.MAX_LENGTH
+
+
+SERIALS = st.integers(0, (1 << 62) - 1)
+UNSTARTED = st.fixed_dictionaries(
+    {"unstarted": st.just(True), "why": st.none() | NO_NUL, "stdout": LENGTHS, "stderr": LENGTHS}
+)
+CREW_ENDS = (
+    st.tuples(
+        ENDS, st.fixed_dictionaries({}, optional={"started": TIMES, "pid": st.none() | PIDS})
+    ).map(lambda both: {**both[0], **both[1]})
+    | UNSTARTED
+)
+OF_CREWS = st.fixed_dictionaries(
+    {"attempt": TIMES, "crew": SERIALS, "index": PIDS, "number": PIDS, "waiting": st.booleans()},
+    optional={"end": CREW_ENDS},
+)
+
+
+@given(st.lists(st.tuples(SERIALS, PIDS, TIMES).map(list), max_size=4))
+def test_starts_of_a_crew_come_out_as_they_went_in(starts: list[list[int]]) -> None:
+    assert reports.starts_of(unpack_dict(pack({"starts": starts, "newer": 1}))) == starts
+
+
+@given(st.lists(st.tuples(SERIALS, CREW_ENDS), max_size=4))
+def test_ends_of_a_crew_come_out_as_they_went_in(ends: list[tuple[int, dict[str, Any]]]) -> None:
+    assert reports.ends_of(unpack_dict(pack({"ends": ends}))) == ends
+    newer = [[serial, {**end, "of a newer release": 1}] for serial, end in ends]
+    assert reports.ends_of({"ends": newer}) == ends
+
+
+@given(OF_CREWS)
+def test_a_report_keeps_what_a_crew_is_known_by(attempt: dict[str, Any]) -> None:
+    capacity = {"cpus_milli": 1, "memory_bytes": 1, "gpus": []}
+    ours = {"pid": 1, "keeper": "", "keeper_pid": 1, "release": "", "keeper_release": ""}
+    report = {**ours, "capacity": capacity, "attempts": [attempt]}
+    assert reports.report_of(unpack_dict(pack(report)))["attempts"] == [attempt]
+    for name in ("index", "number"):
+        less = {key: value for key, value in attempt.items() if key != name}
+        with pytest.raises(PackingError, match=name):
+            reports.report_of({**report, "attempts": [less]})
+
+
+GOOD_END = {"status": 0, "stdout": 0, "stderr": 0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"starts": {}},
+        {"starts": [5]},
+        {"starts": [[1, 2]]},
+        {"starts": [[1, 2, 3, 4]]},
+        {"starts": [[-1, 2, 3]]},
+        {"starts": [[1 << 62, 2, 3]]},
+        {"starts": [[1, True, 3]]},
+        {"starts": [[1, 2, b"3"]]},
+        {"starts": [[1, 2, 3]] * (reports.MOST_IN_GROUP + 1)},
+    ],
+)
+def test_odd_starts_are_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(PackingError):
+        reports.starts_of(body)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {},
+        [5],
+        [[1]],
+        [[1, GOOD_END, 2]],
+        [[b"1", GOOD_END]],
+        [[1, []]],
+        [[1, {"stdout": 0, "stderr": 0}]],
+        [[1, {**GOOD_END, "started": -1}]],
+        [[1, {**GOOD_END, "started": "now"}]],
+        [[1, {**GOOD_END, "pid": 1 << 31}]],
+        [[1, {"unstarted": True}]],
+        [[1, {"unstarted": False, "stdout": 0, "stderr": 0}]],
+        [[1, {"unstarted": 1, "stdout": 0, "stderr": 0}]],
+        [[1, GOOD_END]] * (reports.MOST_IN_GROUP + 1),
+    ],
+)
+def test_odd_ends_are_refused(ends: Any) -> None:
+    with pytest.raises(PackingError):
+        reports.ends_of({"ends": ends})

@@ -84,6 +84,8 @@ class Ranges:
 
     def update(self, start: int, stop: int) -> None:
         """Put all from ``start`` up to, but without, ``stop`` in."""
+        if start >= stop:
+            return
         low = bisect_right(self._stops, start - 1)  # the first that touches it, or lies behind
         high = bisect_right(self._starts, stop)
         if low < high:

@@ -38,6 +38,7 @@ _HANDLED = (
 _TOLD_AFTER_SECONDS = 0.02
 """A task that lasts so long is told to have started; of a shorter one its end tells."""
 
+_OWN_UMASK = 0o077
 _GREW_SECONDS = 0.05
 _HOLD_SECONDS = 0.005
 _KILL_AGAIN_SECONDS = 0.05
@@ -76,6 +77,7 @@ def _work(theirs: socket.socket, spec: dict[str, Any], groups: list[int]) -> NoR
             os.write(group, b"0")
         keep = theirs.detach()
         os.dup2(keep, 3)
+        os.set_inheritable(3, False)
         os.closerange(4, command.MAX_FD)
         _Worker(socket.socket(fileno=3), spec).run()
         status = 0
@@ -97,6 +99,10 @@ class _Stream:
         self.spool = SegmentWriter(folder, name, quota_bytes)
         self.told = 0
         self.unspooled = b""
+
+    def waits_for_room(self) -> bool:
+        """Whether the disk was full."""
+        return bool(self.unspooled)
 
 
 class _Worker:
@@ -165,8 +171,10 @@ class _Worker:
                     pass
             step = "directory"
             os.chdir(spec["directory"])
-            # Files of ours are made with their modes; the umask is the tasks'.
-            os.umask(spec["umask"])
+            # For the tasks only: what we make for them is ours to read, whatever that leaves them.
+            self._umask: int = spec["umask"]
+            os.umask(self._umask)
+            os.umask(_OWN_UMASK)
         except (OSError, ValueError) as error:
             return pack({**command.refusal(step, error), "stdout": 0, "stderr": 0})
         ignored = set(spec["ignored_signals"])
@@ -270,7 +278,7 @@ class _Worker:
             environment[b"UPDRAFT_TASK_INDEX"] = b"%d" % index
             environment[b"UPDRAFT_ATTEMPT"] = b"%d" % number
             pid = self._spawn(environment, pipes[1], pipes[3])
-        except OSError as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:  # a client's own words, too
             for fd in pipes:
                 os.close(fd)
             step = "exec" if isinstance(error, _CannotExecute) else "start"
@@ -325,15 +333,19 @@ class _Worker:
         environment: dict[bytes, bytes],
         actions: list[tuple[int, int, int]],
     ) -> int:
-        return os.posix_spawn(
-            path,
-            argv,
-            environment,
-            file_actions=actions,
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=self._defaults,
-        )
+        os.umask(self._umask)
+        try:
+            return os.posix_spawn(
+                path,
+                argv,
+                environment,
+                file_actions=actions,
+                setpgroup=0,
+                setsigmask=[],
+                setsigdef=self._defaults,
+            )
+        finally:
+            os.umask(_OWN_UMASK)
 
     def _finish_unstarted(self, attempt: int, index: int, number: int, end: bytes) -> None:
         self._notes += journal.start_note(attempt, index, number) + journal.end_note(attempt, end)
@@ -477,12 +489,14 @@ class _Worker:
     def _finish_if_read(self) -> None:
         """No process is left: once all that they wrote is stored, the task has ended."""
         for stream, output in self._streams.items():
-            while output.fd >= 0 and not output.unspooled:
+            while output.fd >= 0 and not output.waits_for_room():
                 before = output.spool.length
                 self._read(stream, output)
+                if output.waits_for_room():
+                    return  # what it has still in its pipe is read once there is room
                 if output.fd >= 0 and output.spool.length == before:
                     self._close(output)  # somebody elsewhere holds its other end
-            if output.unspooled:
+            if output.waits_for_room():
                 return
         then, self._io = self._io, self._storage.read()
         io: tuple[int | None, int | None] = (None, None)

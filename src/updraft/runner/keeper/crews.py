@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     class Host(Protocol):
         """The keeper, as its crews see it."""
 
+        @property
+        def is_ending(self) -> bool: ...
+        def seen_by_others(self, end: dict[str, Any]) -> dict[str, Any]: ...
         def start(self, attempt: int, spec: dict[str, Any]) -> None: ...
         def kill(self, attempt: int, why: str, grace_seconds: float) -> None: ...
         def send(self, data: bytes) -> None: ...
@@ -38,7 +41,12 @@ if TYPE_CHECKING:
         def give_slot(self, slot: Slot | None) -> None: ...
 
 
+_MOST_TASKS = 4096
+_TASK_BOUNDS = ((1 << 62) - 1, (1 << 31) - 1, (1 << 31) - 1)
 _MOST_LAST_WORDS = 16
+_MOST_TOLD = 1024
+"""How many starts or ends go into one message: fewer than a server takes."""
+
 _GATHER_SECONDS = 0.005
 """How long starts and ends are gathered before they are told."""
 
@@ -107,6 +115,7 @@ class Crews:
 
     def open(self, number: int, spec: dict[str, Any]) -> None:
         """Make a crew; one that is known only gets its width."""
+        _checked([], spec["width"])
         crew = self._crews.get(number)
         if crew is None:
             self._crews[number] = Crew(number, {**spec, "crew": number})
@@ -118,7 +127,7 @@ class Crews:
         crew = self._crews.get(number)
         if crew is None:
             return  # its CREW went to an earlier keeper; the server finds out by our report
-        for attempt, index, task_number in body["tasks"]:
+        for attempt, index, task_number in _checked(body["tasks"], body["width"]):
             if attempt not in self._of and attempt not in self._left:
                 crew.tasks[attempt] = (index, task_number)
                 crew.waiting.append(attempt)
@@ -136,6 +145,8 @@ class Crews:
 
     def limit(self, number: int, limit_ms: int | None) -> list[int]:
         """Change a crew's time limit; return the attempts that have leaders."""
+        if not (limit_ms is None or (type(limit_ms) is int and limit_ms >= 0)):
+            raise ValueError("no such limit")
         crew = self._crews[number]
         crew.spec["deadline_ms"] = limit_ms
         for worker in crew.workers or ():
@@ -152,12 +163,15 @@ class Crews:
 
     def end(self, number: int, why: str, grace_seconds: float) -> None:
         """End an attempt, or all of a crew; ``why`` recall: only what has not started."""
+        if type(why) is not str:
+            raise TypeError("no such reason")
         crew = self._crews.get(number)
         meant = [number] if crew is None else [each for each in crew.tasks if self._is_open(each)]
         crew = crew or self._of[number]
+        waiting = set(crew.waiting).intersection(meant)
+        crew.waiting = deque(each for each in crew.waiting if each not in waiting)
         for attempt in meant:
-            if attempt in crew.waiting:
-                crew.waiting.remove(attempt)
+            if attempt in waiting:
                 body = {"unstarted": True, "why": why, "stdout": 0, "stderr": 0}
                 self._note_end(crew, attempt, pack(body))
             elif attempt in crew.running:
@@ -186,21 +200,37 @@ class Crews:
 
     def forget(self, number: int) -> None:
         """The server needs no more of an attempt or a crew."""
-        crew = self._of.pop(number, None)
+        crew = self._of.get(number)
         if crew is not None:
-            if not self._is_open(number):
-                del self._ended[number]
+            if self._is_open(number):
+                return  # it still runs or waits
+            del self._of[number], self._ended[number]
             crew.tasks.pop(number, None)
+            self._forget_notes(number)
         elif number in self._crews and not self._crews[number].tasks:
             for worker in list(self._crews[number].workers or ()):
                 self._dismiss(self._crews[number], worker)
             del self._crews[number]
         elif self._left.pop(number, None) is not None:
-            for path, attempts in list(self._left_notes.items()):
-                attempts.discard(number)
-                if not attempts:
-                    journal.remove(path)
-                    del self._left_notes[path]
+            self._forget_notes(number)
+
+    def _forget_notes(self, number: int) -> None:
+        for path, attempts in list(self._left_notes.items()):
+            attempts.discard(number)
+            if not attempts:
+                journal.remove(path)
+                del self._left_notes[path]
+
+    def _keep_notes(self, path: str) -> None:
+        """A worker is gone: its notes are needed for as long as the server has not stored them.
+
+        Without them the keeper after a crash of ours would not know that these attempts ran.
+        """
+        noted = {each for each in journal.read_both(path)[1] if each in self._of}
+        if noted:
+            self._left_notes[path] = noted
+        else:
+            journal.remove(path)
 
     # -- tasks with leaders
 
@@ -311,25 +341,30 @@ class Crews:
         """Let a worker end that has nothing to do."""
         assert crew.workers is not None  # noqa: S101 - it is one of them
         crew.workers.remove(worker)
-        self._host.unwatch(worker.socket.fileno())
-        worker.socket.close()
+        self._hang_up(worker)
         self._host.give_slot(worker.slot)
-        journal.remove(worker.path)
+        self._keep_notes(worker.path)
+
+    def _hang_up(self, worker: Worker) -> None:
+        if worker.socket.fileno() >= 0:
+            self._host.unwatch(worker.socket.fileno())
+            worker.socket.close()
 
     def _hear(self, crew: Crew, worker: Worker) -> None:
         said = worker.hear()
         if said is None:
-            self._host.unwatch(worker.socket.fileno())
-            worker.socket.close()
+            self._hang_up(worker)
             return  # it is dead: see ``died``
-        over = 0
+        over = given_back = 0
         for kind, channel, offset, payload in said:
             attempt = channel >> 2
             if kind == frames.EXITED:
-                over += self._take_end(crew, worker, attempt, payload)
+                ran = self._take_end(crew, worker, attempt, payload)
+                over += ran
+                given_back += not ran
             elif kind == frames.STARTED:
                 body = unpack_dict(payload)
-                worker.told.add(attempt)
+                worker.told[attempt] = (body["pid"], body["at"])
                 self._note_start(crew, attempt, body["pid"], body["at"])
             elif kind == frames.GREW:
                 self._host.grew(channel, offset)
@@ -337,18 +372,21 @@ class Crews:
             worker.ended(over)
             if crew.workers is not None and len(crew.workers) > crew.width and not worker.given:
                 self._dismiss(crew, worker)
+        if over or given_back:
             self._fill(crew)
 
-    def _take_end(self, crew: Crew, worker: Worker, attempt: int, end: bytes) -> int:
+    def _take_end(self, crew: Crew, worker: Worker, attempt: int, end: bytes) -> bool:
         """Take an end that a worker tells; return whether it ran the attempt."""
         worker.given.pop(attempt, None)
-        worker.told.discard(attempt)
+        worker.told.pop(attempt, None)
         if end == SHARED_END:
             crew.waiting.append(attempt)
-            return 0
+            return False
         self._starts.get(crew.number, {}).pop(attempt, None)
+        if self._host.is_ending:
+            end = pack(self._host.seen_by_others(unpack_dict(end)))
         self._note_end(crew, attempt, end)
-        return 1
+        return True
 
     def died(self, dead: Iterable[int]) -> bool:
         """Processes have ended; return whether a worker was among them, and left orphans."""
@@ -357,8 +395,9 @@ class Crews:
             for worker in list(crew.workers or ()):
                 if worker.pid in gone and crew.workers is not None:
                     self._hear_the_last(crew, worker)
-                    crew.workers.remove(worker)
-                    self._dead.append((crew, worker))
+                    if worker in crew.workers:  # else it had nothing to do, and was let go
+                        crew.workers.remove(worker)
+                        self._dead.append((crew, worker))
         return bool(self._dead)
 
     def _hear_the_last(self, crew: Crew, worker: Worker) -> None:
@@ -367,15 +406,14 @@ class Crews:
             if worker.socket.fileno() < 0:
                 return
             self._hear(crew, worker)
-        self._host.unwatch(worker.socket.fileno())
-        worker.socket.close()
+        self._hang_up(worker)
 
     def bury(self) -> None:
         """What dead workers left has been ended: tell of their tasks, and run the rest."""
         dead, self._dead = self._dead, []
         for crew, worker in dead:
             _, notes = journal.read_both(worker.path)
-            for attempt, (index, number) in worker.given.items():
+            for attempt, (index, number) in reversed(worker.given.items()):
                 if attempt not in notes:
                     crew.waiting.appendleft(attempt)
                     continue
@@ -384,7 +422,7 @@ class Crews:
                 self._note_end(
                     crew, attempt, end or journal.lost_end("its worker was killed", folder)
                 )
-            journal.remove(worker.path)
+            self._keep_notes(worker.path)
             self._host.give_slot(worker.slot)
             self._fill(crew)
 
@@ -410,10 +448,13 @@ class Crews:
         ends, self._ends = self._ends, {}
         for number, began in starts.items():
             told = [[attempt, pid, at] for attempt, (pid, at) in began.items()]
-            if told:
-                self._host.send(frames.message(frames.STARTS, {"starts": told}, number << 2))
+            for at in range(0, len(told), _MOST_TOLD):
+                some = {"starts": told[at : at + _MOST_TOLD]}
+                self._host.send(frames.message(frames.STARTS, some, number << 2))
         for number, over in ends.items():
-            self._host.send(frames.frame(frames.ENDS, number << 2, 0, _packed(over)))
+            for at in range(0, len(over), _MOST_TOLD):
+                some_ends = _packed(over[at : at + _MOST_TOLD])
+                self._host.send(frames.frame(frames.ENDS, number << 2, 0, some_ends))
 
     def report(self) -> Iterator[dict[str, Any]]:
         """Yield what an agent that knows nothing has to know; of what has a leader see its task."""
@@ -424,14 +465,17 @@ class Crews:
                 about: dict[str, Any] = {"attempt": attempt, **crew.identity(attempt)}
                 if attempt in self._ended:
                     yield {**about, "end": unpack_dict(self._ended[attempt]), "waiting": False}
+                elif began := self._began(crew, attempt):
+                    yield {**about, "waiting": False, "pid": began[0], "at": began[1]}
                 else:
-                    yield {**about, "waiting": not self._runs(crew, attempt)}
+                    yield {**about, "waiting": True}
         for attempt, report in self._left.items():
             yield {"attempt": attempt, **report, "waiting": False}
 
     @staticmethod
-    def _runs(crew: Crew, attempt: int) -> bool:
-        return any(attempt in worker.told for worker in crew.workers or ())
+    def _began(crew: Crew, attempt: int) -> tuple[int, int] | None:
+        found = (worker.told.get(attempt) for worker in crew.workers or ())
+        return next(filter(None, found), None)
 
     def identity(self, attempt: int) -> dict[str, Any]:
         """Return what of a report says whose an attempt is."""
@@ -451,9 +495,20 @@ class Crews:
         """Let all workers end."""
         for crew in self._crews.values():
             for worker in list(crew.workers or ()):
-                if worker.socket.fileno() >= 0:
-                    self._host.unwatch(worker.socket.fileno())
-                    worker.socket.close()
+                self._hang_up(worker)
+
+
+def _checked(tasks: list[list[int]], width: int) -> list[list[int]]:
+    """Return tasks that can be noted and told.  Raises ``ValueError``."""
+    if type(width) is not int or width < 0 or len(tasks) > _MOST_TASKS:
+        raise ValueError("no such TASKS")
+    for task in tasks:
+        if not all(
+            type(number) is int and 0 <= number <= most
+            for number, most in zip(task, _TASK_BOUNDS, strict=True)
+        ):
+            raise ValueError("no such task")
+    return tasks
 
 
 _SHARED = "share"

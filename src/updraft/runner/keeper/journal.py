@@ -10,6 +10,7 @@ number), EXITED (its end, packed).
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -32,28 +33,31 @@ class Journal:
     def __init__(self, path: str, whose: dict[str, Any]) -> None:
         self._path = path
         self._head = frames.message(frames.CREW, whose)
-        self._side = 0
         self._fd = -1
-        self._size = 0
-        self._open()
+        self._open(0)
 
-    def _open(self) -> None:
+    def _open(self, side: int) -> None:
+        """Begin a side anew.  The other one stays what it is if there is no room for that."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        fd = os.open(f"{self._path}.{_SIDES[self._side]}", flags, 0o600)
-        os.write(fd, self._head)
+        fd = os.open(f"{self._path}.{_SIDES[side]}", flags, 0o600)
+        try:
+            if os.write(fd, self._head) < len(self._head):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.close(fd)
+            raise
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._size = fd, len(self._head)
+        self._side, self._fd, self._size = side, fd, len(self._head)
 
     def note(self, notes: bytes) -> None:
         """Append notes: whole ones, or none where there is no room."""
         if self._size >= _FULL_BYTES:
-            self._side ^= 1
-            self._open()
+            self._open(self._side ^ 1)
         count = os.write(self._fd, notes)
         if count < len(notes):
             os.ftruncate(self._fd, self._size)
-            raise OSError(28, os.strerror(28))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += count
 
 

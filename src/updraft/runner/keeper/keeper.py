@@ -258,6 +258,17 @@ class Keeper:
 
     # -- what crews ask for (crews.Host)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether this keeper was asked to end, with its machine or by its administrator."""
+        return self._silent_at is not None
+
+    def seen_by_others(self, end: dict[str, Any]) -> dict[str, Any]:
+        """Return an end as what it is elsewhere: lost with its runner, and may be tried again."""
+        if self.is_ending and end.get("why") == "stop" and "unstarted" not in end:
+            return {**end, "lost": "its runner was stopped"}
+        return end
+
     def start(self, attempt: int, spec: dict[str, Any]) -> None:
         """Start a task of a crew."""
         self._spawn(attempt, spec)
@@ -411,8 +422,7 @@ class Keeper:
     def ended(self, task: Task) -> None:
         """A task came to its end: its processes are gone and its output is stored."""
         assert task.end is not None  # noqa: S101 - an ended task has an end
-        if self._silent_at is not None and task.end.get("why") == "stop":
-            task.end["lost"] = "its runner was stopped"  # and so may be tried again elsewhere
+        task.end.update(self.seen_by_others(task.end))
         if task.slot is not None and "beside" not in task.spec:
             # What one beside a task used, or lost for want of memory, counts as that task's.
             task.end.update(task.slot.usage())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import time
 
 from updraft.runner.keeper import command
@@ -20,6 +21,7 @@ _AHEAD_SECONDS = 0.02
 """How much work a worker has ahead: enough not to wait for us, little enough for the others."""
 
 _MOST_AHEAD = 32
+_TELL_SECONDS = 5.0
 _SMOOTHING = 0.2
 _HARMLESS_LIMITS = frozenset({"RLIMIT_CORE", "RLIMIT_STACK", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE"})
 
@@ -33,8 +35,8 @@ class Worker:
         self.path: str = spec["journal"]
         self.given: dict[int, tuple[int, int]] = {}
         """The attempts that it has not ended, in their order: index and number."""
-        self.told: set[int] = set()
-        """Those of them that it told to have started."""
+        self.told: dict[int, tuple[int, int]] = {}
+        """Those of them that it told to have started: process id and when (ns)."""
         self.seconds = 0.0
         self._last = time.monotonic()
         self._reader = frames.FrameReader()
@@ -57,10 +59,14 @@ class Worker:
         self.tell(frames.TASKS, {"tasks": [list(task) for task in tasks]})
 
     def tell(self, kind: int, body: dict[str, Any], attempt: int = 0) -> None:
-        """Say something to it; one that is dead hears nothing."""
+        """Say something to it; one that is dead hears nothing, and one that does not hear ends."""
         try:
-            self.socket.setblocking(True)  # it always reads
+            self.socket.settimeout(_TELL_SECONDS)
             self.socket.sendall(frames.message(kind, body, attempt << 2))
+            self.socket.setblocking(False)
+        except TimeoutError:
+            # It always reads, unless somebody stopped it: that must not hold up all the others.
+            os.kill(self.pid, signal.SIGKILL)
             self.socket.setblocking(False)
         except OSError:
             return
