@@ -51,7 +51,8 @@ def test_the_commands_are_those_of_the_documentation() -> None:
     assert {" ".join(words) for words in ALL} == {
         "run", "batch", "logs", "attach", "exec", "serve", "status", "stop", "doctor", "help",
         "completion", "job", "job list", "job show", "job wait", "job watch", "job cancel",
-        "job extend", "job rerun", "config", "config check", "config show", "config help",
+        "job extend", "job rerun", "job retry",
+        "config", "config check", "config show", "config help",
         "pool", "pool list", "pool show", "pool create", "pool update", "pool drain",
         "pool delete", "runner", "runner join", "runner run", "runner token", "runner tokens",
         "runner tokens list", "runner tokens revoke", "runner list", "runner show", "runner drain",
@@ -173,7 +174,7 @@ def complete(*words: str) -> list[str]:
 
 def test_completion_knows_commands_flags_and_values() -> None:
     assert complete("st") == ["status", "stop"]
-    assert complete("job", "re") == ["rerun"]
+    assert complete("job", "re") == ["rerun", "retry"]
     assert complete("job", "list", "--st") == ["--state"]
     assert complete("job", "list", "--state", "EXP") == ["expired"]
     assert complete("completion", "z") == ["zsh"]

@@ -44,6 +44,10 @@ def command(job_id: str, no_stdin: bool, detach_keys: bytes) -> int:
         job = client.job(job_id)
     if job.state.terminal:
         raise errors.Conflict(f"job {job.id} has ended; see: updraft logs {job.id}")
+    if job.tasks is not None:
+        raise errors.Conflict(
+            f"job {job.id} has {job.tasks.total} tasks; follow them: updraft logs -f {job.id}"
+        )
     way = find_way()
     session = Session(None, way.credentials, job=job.id)
     session.from_now = True

@@ -18,7 +18,9 @@ def command(job_id: tuple[str, int | None], as_json: bool) -> None:
     """
     name, index = job_id
     if index is None:
-        raise click.BadParameter(f"name one task, as {name}/17; all that failed: updraft job rerun")
+        raise click.UsageError(
+            f"name one task, as {name}/17; of all that failed: updraft job rerun --failed {name}"
+        )
     with options.client() as client:
         job = client.retry_task(name, index)
     if as_json:

@@ -120,7 +120,7 @@ def _limit(seconds: float | None) -> str:
 
 
 def _attempt(attempt: Attempt) -> str:
-    parts = [f"{attempt.state} on {attempt.runner}"]
+    parts = [f"{attempt.state} on {attempt.runner}" if attempt.runner else str(attempt.state)]
     if attempt.pid is not None and attempt.ended is None:
         parts.append(f"pid {attempt.pid}")
     if attempt.message:

@@ -9,7 +9,7 @@ from updraft.cli.output import json, speech
 
 
 @click.command
-@options.job_ids
+@options.whole_job_ids
 @options.as_json
 @options.exits_as_its_job
 def command(job_ids: tuple[str, ...], as_json: bool) -> int:

@@ -72,6 +72,11 @@ FLAGS = (
 
 _RETRY_ON = ("lost", "exit", "oom", "expired")
 
+_MOST_TASKS = 10_000_000
+_LONGEST_BACKOFF_MS = 3_600_000
+_LAST_MOMENT_NS = 1 << 62
+"""As the server has them: what it would refuse is named here by its flag."""
+
 _DETACH_HELP = "write detach keys as ctrl-p,ctrl-q or single characters, separated by commas"
 
 
@@ -197,7 +202,7 @@ def _label(options: LaunchOptions, text: str) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or len(text) > 6:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 6:
         raise errors.BadRequest(f"{text!r} is not a count; write it as 0, 1, 2 …")
     return int(text)
 
@@ -206,6 +211,13 @@ def _some(text: str) -> int:
     count = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
     if not count:
         raise errors.BadRequest(f"{text!r} is not a count; write it as 1, 2, 3 …")
+    return count
+
+
+def _tasks(text: str) -> int:
+    count = _some(text)
+    if count > _MOST_TASKS:
+        raise errors.BadRequest(f"{text} tasks are too many; a job has at most {_MOST_TASKS}")
     return count
 
 
@@ -226,23 +238,34 @@ def _retry_on(text: str) -> list[str]:
 
 def _moment(text: str) -> int:
     """Read a time, or how long from now it is, as nanoseconds of UNIX time."""
-    from datetime import datetime  # noqa: PLC0415 - not on every launch's path
+    from contextlib import suppress  # noqa: PLC0415 - not on every launch's path
+    from datetime import datetime  # noqa: PLC0415
     from time import time_ns  # noqa: PLC0415
 
+    moment: int | None = None
     try:
-        return int(datetime.fromisoformat(text).astimezone().timestamp() * 1e6) * 1000
+        moment = int(datetime.fromisoformat(text).astimezone().timestamp() * 1e6) * 1000
     except (ValueError, OverflowError, OSError):
-        pass
-    try:
-        return time_ns() + int(quantities.parse_duration(text) * 1e9)
-    except errors.BadRequest:
+        with suppress(errors.BadRequest):
+            moment = time_ns() + int(quantities.parse_duration(text) * 1e9)
+    if moment is None:
         raise errors.BadRequest(
             f"{text!r} is no time; write it like 10m (from now) or 2026-01-31T12:00"
-        ) from None
+        )
+    if moment > _LAST_MOMENT_NS:
+        raise errors.BadRequest(f"{text!r} is too far away; choose an earlier time")
+    return max(moment, 1)
 
 
 def _milliseconds(text: str) -> int:
     return int(quantities.parse_duration(text) * 1000)
+
+
+def _backoff(text: str) -> int:
+    wait = _milliseconds(text)
+    if wait > _LONGEST_BACKOFF_MS:
+        raise errors.BadRequest(f"{text!r} is longer than 1h; the wait doubles with each retry")
+    return wait
 
 
 def _time_limit(text: str) -> int:
@@ -296,11 +319,11 @@ _VALUES: dict[str, Callable[[LaunchOptions, str], None]] = {
     "memory": _setter("memory_bytes", quantities.parse_bytes),
     "gpus": _setter("gpus", _count),
     "time": _setter("time_limit_ms", _time_limit),
-    "tasks": _setter("tasks", _some),
+    "tasks": _setter("tasks", _tasks),
     "max-parallel": _setter("max_parallel", _some),
     "retries": _setter("retries", _count),
     "retry-on": _setter("retry_on", _retry_on),
-    "backoff": _setter("backoff_ms", _milliseconds),
+    "backoff": _setter("backoff_ms", _backoff),
     "priority": _setter("priority", _priority),
     "not-before": _setter("not_before_ns", _moment),
     "deadline": _setter("deadline_ns", _moment),

@@ -77,7 +77,10 @@ def command(
         )
         if not show(pieces, "updraft", prefix=prefix):
             job = client.job(job_name)
-            if not job.attempts and job.times.started is None:
+            if index is not None and job.times.started is not None:
+                if not client.task(job.id, index):
+                    speech.say(f"task {job.id}/{index} has not started")
+            elif not job.attempts and job.times.started is None:
                 speech.say(f"job {job.id} has not started: {job.reason}")
 
 

@@ -72,9 +72,27 @@ def _complete_jobs(
     ]
 
 
-job_id = click.argument("job_id", metavar="ID", shell_complete=_complete_jobs)
+def _whole(
+    _context: click.Context, _parameter: click.Parameter, value: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    for each in (value,) if isinstance(value, str) else value:
+        job, slash, _ = each.partition("/")
+        if slash:
+            raise click.BadParameter(f"{each!r} is one task; this is of whole jobs, as {job}")
+    return value
+
+
+job_id = click.argument("job_id", metavar="ID", shell_complete=_complete_jobs, callback=_whole)
+whole_job_ids = click.argument(
+    "job_ids",
+    metavar="ID…",
+    nargs=-1,
+    required=True,
+    shell_complete=_complete_jobs,
+    callback=_whole,
+)
 job_ids = click.argument(
-    "job_ids", metavar="ID…", nargs=-1, required=True, shell_complete=_complete_jobs
+    "job_ids", metavar="ID[/INDEX]…", nargs=-1, required=True, shell_complete=_complete_jobs
 )
 
 

@@ -103,6 +103,9 @@ def _run(options: launch_options.LaunchOptions, program: str, closed: list[int])
 def _array(options: launch_options.LaunchOptions, program: str) -> int:
     from updraft.cli import array, batch  # noqa: PLC0415 - not on a single command's path
 
+    if options.tty or options.detach_keys:
+        flag = "--tty" if options.tty else "--detach-keys"
+        raise errors.BadRequest(f"{flag} is about one task: those of -N have no terminal")
     talk = batch.Talk(program, quiet=options.quiet)
     way = find_way(talk.say, project=options.project)
     body = _submission(options, way, program, attached=True)
@@ -113,11 +116,13 @@ def _array(options: launch_options.LaunchOptions, program: str) -> int:
 def _batch(options: launch_options.LaunchOptions, program: str) -> int:
     from updraft.cli import batch  # noqa: PLC0415 - not on urun's path
 
+    if options.prefix and not options.follow:
+        raise errors.BadRequest("--prefix is about the output; to see it here, add -f")
     talk = batch.Talk(program, quiet=options.quiet)
+    if options.retries is None:
+        options.retries = _BATCH_RETRIES
     way = find_way(talk.say, project=options.project)
     body = _submission(options, way, program, attached=False)
-    if options.retries is None:
-        body["retries"] = _BATCH_RETRIES
     if options.tasks is not None and options.follow:
         from updraft.cli import array  # noqa: PLC0415
 
@@ -136,6 +141,7 @@ def _submission(
         argv = options.command
     if not argv:
         raise errors.BadRequest(f"there is no command to run; give one, as in: {program} hostname")
+    _check_policy(options)
     body = submission([os.fsencode(word) for word in argv], attached=attached)
     environment = list(options.environment)
     if options.directory is not None:
@@ -178,7 +184,14 @@ def _add_policy(body: dict[str, Any], options: launch_options.LaunchOptions) -> 
             "count": options.tasks,
             "max_parallel": options.max_parallel,
         }
-    elif options.max_parallel is not None:
+
+
+def _check_policy(options: launch_options.LaunchOptions) -> None:
+    """Refuse flags that say nothing without another one.  Raises ``errors.BadRequest``."""
+    if options.tasks is None and options.max_parallel is not None:
         raise errors.BadRequest("--max-parallel is about several tasks; say how many with -N")
-    elif options.prefix:
+    if options.tasks is None and options.prefix:
         raise errors.BadRequest("--prefix is about several tasks; say how many with -N")
+    if not options.retries and (options.retry_on or options.backoff_ms):
+        flag = "--retry-on" if options.retry_on else "--backoff"
+        raise errors.BadRequest(f"{flag} is about retries; say how many with --retries")

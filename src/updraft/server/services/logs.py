@@ -38,7 +38,8 @@ class Logs:
         if row["kind"] != Kind.SINGLE and window.task is None:
             if window.tail is not None or window.since_ns is not None or window.attempt is not None:
                 raise errors.BadRequest(
-                    f"job {row['id']} has {row['tasks']} tasks; name one: {row['id']}/INDEX"
+                    f"job {row['id']} has {row['tasks']} tasks; a part of the output "
+                    f"is of one of them: {row['id']}/INDEX"
                 )
             return ArrayOutput(self._database, self._execution, row).read(window)
         index = window.task or 0
