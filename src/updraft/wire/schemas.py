@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from updraft.model.dependencies import On
 from updraft.model.states import AttemptState, State, Wanted
 
 Key = Annotated[str, Field(min_length=8, max_length=64)]
@@ -128,6 +129,17 @@ class Task(Attempt):
     )
 
 
+class Dependency(Answer):
+    """A job, or a task of one, that another one runs after."""
+
+    job: str
+    task: int | Literal["*"] | None = Field(
+        description="null: all of the job; *: each task waits for that with its own index"
+    )
+    on: On = Field(description="after what end: any, ok (SUCCESS with exit code 0) or fail")
+    waits: bool = Field(description="whether it is still waited for")
+
+
 class Job(JobSummary):
     """A job with its attempts; an array's are at `/jobs/{job}/tasks`."""
 
@@ -138,6 +150,7 @@ class Job(JobSummary):
         default_factory=list, description="those of them that have not ended, 100 at most"
     )
     tasks: TaskCounts | None = Field(default=None, description="of an array")
+    after: list[Dependency] = Field(default_factory=list, description="what it runs after")
 
 
 class JobPage(Answer):
@@ -155,6 +168,17 @@ class Event(Answer):
     kind: str = Field(description="the state that was entered")
     attempt: int | None
     message: str
+
+
+class After(Request):
+    """A job of the same project, or a task of one, that is to end first."""
+
+    job: str = Field(min_length=1, max_length=10)
+    task: Annotated[int, Field(ge=0, lt=10_000_000)] | Literal["*"] | None = Field(
+        default=None,
+        description="null: all of the job; *: each task waits for that with its own index",
+    )
+    on: On = Field(default=On.ANY, description="any, ok (SUCCESS with exit code 0) or fail")
 
 
 class SubmitRequest(Request):
@@ -190,6 +214,9 @@ class SubmitRequest(Request):
     )
     not_before: datetime | None = Field(default=None, description="it does not start before")
     deadline: datetime | None = Field(default=None, description="it is ended then")
+    after: list[After] = Field(
+        default_factory=list, max_length=1000, description="what it is to run after"
+    )
     preemptible: bool = Field(default=False, description="it gives way to what is not")
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
     grace_seconds: float = Field(default=10, ge=0, le=86400)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from updraft.model import dependencies
 from updraft.model.job import Outcome
 from updraft.model.states import State
 from updraft.server.services.jobs import JobView, Page
@@ -34,6 +35,10 @@ def job(view: JobView) -> schemas.Job:
         tasks=tasks,
         children=view.children,
         live_children=list(view.live_children),
+        after=[
+            schemas.Dependency(job=edge.job, task=edge.task, on=edge.on, waits=edge in view.unmet)
+            for edge in dependencies.read(view.row["after"])
+        ],
     )
 
 

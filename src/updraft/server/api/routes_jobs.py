@@ -172,6 +172,7 @@ def _submission(body: schemas.SubmitRequest) -> dict[str, Any]:
         "not_before_ns": _moment(body.not_before),
         "deadline_ns": _moment(body.deadline),
         "preemptible": body.preemptible,
+        "after": [each.model_dump() for each in body.after],
         "tasks": _tasks(body),
         "priority": body.priority,
         "keep_alive_ms": 0,

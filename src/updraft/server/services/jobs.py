@@ -7,7 +7,7 @@ too, and that is in the audit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,11 +15,13 @@ from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.access import Principal
+from updraft.model.dependencies import Edge
 from updraft.model.job import Kind, Outcome
 from updraft.model.ranges import Ranges
 from updraft.model.states import State, Wanted
 from updraft.server.services.audit import looks_in, note, note_about_job
 from updraft.server.services.authority import need_change
+from updraft.server.services.dependencies import unmet_of
 from updraft.server.services.execution import Execution
 from updraft.server.services.families import lineage_of
 from updraft.server.services.live import LiveJob
@@ -63,6 +65,8 @@ class JobView:
     """How many jobs it submitted."""
     live_children: Sequence[str] = ()
     """Those of them that have not ended, the oldest ones."""
+    unmet: Collection[Edge] = ()
+    """What it waits for of what it is to run after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,7 @@ class Jobs:
             row, command, attempts, reruns, failed, children = await self._database.read(read)
         tasks = self._counts(row, failed) if array else None
         live = self._execution.live.families.children(found["id"]) if children else []
+        waiting = self._execution.live.find_serial(serial)
         return JobView(
             row,
             unpack_dict(command),
@@ -176,6 +181,7 @@ class Jobs:
             tasks,
             children,
             [child.id for child in live[:_SHOWN_CHILDREN]],
+            () if waiting is None else unmet_of(waiting),
         )
 
     def _counts(self, row: RowMapping, failed: Sequence[int]) -> TaskCounts:
