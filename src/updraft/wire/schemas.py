@@ -78,6 +78,17 @@ class Attempt(Answer):
     usage: Usage
 
 
+class Dependency(Answer):
+    """A job, or a task of one, that another one runs after."""
+
+    job: str
+    task: int | Literal["*"] | None = Field(
+        description="null: all of the job; *: each task waits for that with its own index"
+    )
+    on: On = Field(description="after what end: any, ok (SUCCESS with exit code 0) or fail")
+    waits: bool = Field(description="whether it is still waited for")
+
+
 class JobSummary(Answer):
     """A job, as lists have it."""
 
@@ -107,6 +118,7 @@ class JobSummary(Answer):
     parent: str | None = Field(default=None, description="the job whose task submitted it")
     kind: str = Field(default="single", description="single, array or gang")
     task_count: int = Field(default=1, description="task indices are below it")
+    after: list[Dependency] = Field(default_factory=list, description="what it runs after")
 
 
 class TaskCounts(Answer):
@@ -129,17 +141,6 @@ class Task(Attempt):
     )
 
 
-class Dependency(Answer):
-    """A job, or a task of one, that another one runs after."""
-
-    job: str
-    task: int | Literal["*"] | None = Field(
-        description="null: all of the job; *: each task waits for that with its own index"
-    )
-    on: On = Field(description="after what end: any, ok (SUCCESS with exit code 0) or fail")
-    waits: bool = Field(description="whether it is still waited for")
-
-
 class Job(JobSummary):
     """A job with its attempts; an array's are at `/jobs/{job}/tasks`."""
 
@@ -150,7 +151,6 @@ class Job(JobSummary):
         default_factory=list, description="those of them that have not ended, 100 at most"
     )
     tasks: TaskCounts | None = Field(default=None, description="of an array")
-    after: list[Dependency] = Field(default_factory=list, description="what it runs after")
 
 
 class JobPage(Answer):
@@ -221,6 +221,9 @@ class SubmitRequest(Request):
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
     grace_seconds: float = Field(default=10, ge=0, le=86400)
     umask: int = Field(default=0o022, ge=0, le=0o777)
+    fallback_directory: bool = Field(
+        default=False, description="whether an empty workspace will do where `directory` is missing"
+    )
 
 
 class RerunRequest(Request):
@@ -230,6 +233,10 @@ class RerunRequest(Request):
     failed: bool = Field(
         default=False, description="of an array, only the tasks that did not end ok"
     )
+    after: list[After] = Field(
+        default_factory=list, max_length=1000, description="what it is to run after"
+    )
+    labels: Labels | None = Field(default=None, description="null: those of the job")
     environment: dict[str, str] = Field(default_factory=dict, description="the caller's own")
     environment_base64: str | None = Field(
         default=None,

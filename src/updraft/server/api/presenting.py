@@ -35,10 +35,6 @@ def job(view: JobView) -> schemas.Job:
         tasks=tasks,
         children=view.children,
         live_children=list(view.live_children),
-        after=[
-            schemas.Dependency(job=edge.job, task=edge.task, on=edge.on, waits=edge in view.unmet)
-            for edge in dependencies.read(view.row["after"])
-        ],
     )
 
 
@@ -121,6 +117,10 @@ def _summary(view: JobView) -> dict[str, Any]:
         "parent": row["parent"],
         "kind": row["kind"],
         "task_count": row["tasks"],
+        "after": [
+            schemas.Dependency(job=edge.job, task=edge.task, on=edge.on, waits=edge in view.unmet)
+            for edge in dependencies.read(row["after"])
+        ],
     }
 
 

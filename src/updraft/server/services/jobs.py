@@ -7,7 +7,7 @@ too, and that is in the audit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -65,7 +65,7 @@ class JobView:
     """How many jobs it submitted."""
     live_children: Sequence[str] = ()
     """Those of them that have not ended, the oldest ones."""
-    unmet: Collection[Edge] = ()
+    unmet: Sequence[Edge] = ()
     """What it waits for of what it is to run after."""
 
 
@@ -171,7 +171,6 @@ class Jobs:
             row, command, attempts, reruns, failed, children = await self._database.read(read)
         tasks = self._counts(row, failed) if array else None
         live = self._execution.live.families.children(found["id"]) if children else []
-        waiting = self._execution.live.find_serial(serial)
         return JobView(
             row,
             unpack_dict(command),
@@ -181,7 +180,7 @@ class Jobs:
             tasks,
             children,
             [child.id for child in live[:_SHOWN_CHILDREN]],
-            () if waiting is None else unmet_of(waiting),
+            self._unmet(row),
         )
 
     def _counts(self, row: RowMapping, failed: Sequence[int]) -> TaskCounts:
@@ -314,11 +313,20 @@ class Jobs:
             changed = {row["serial"]: row for row in newer}
             rows = [changed.get(row["serial"], row) for row in rows]
         views = [
-            JobView(row, long.get(row["serial"]) or unpack_dict(row["command"]), self._reason(row))
+            JobView(
+                row,
+                long.get(row["serial"]) or unpack_dict(row["command"]),
+                self._reason(row),
+                unmet=self._unmet(row),
+            )
             for row in rows
         ]
         following = rows[-1]["id"] if len(rows) == wanted.limit else None
         return Page(views, following)
+
+    def _unmet(self, row: RowMapping) -> Sequence[Edge]:
+        job = self._execution.live.find_serial(row["serial"]) if row["after"] else None
+        return [] if job is None else unmet_of(job)
 
     def _reason(self, row: RowMapping) -> str | None:
         state = State(row["state"])

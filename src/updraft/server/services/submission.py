@@ -89,7 +89,7 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         pipes=_pipes(body),
         source=None if body.get("source") is None else _text(body, "source", ID_LENGTH),
         tasks=_tasks(body.get("tasks")),
-        after=_after(body.get("after")),
+        after=parse_after(body.get("after")),
     )
     if submission.tasks.kind is not Kind.SINGLE and (command.stdin or command.terminal):
         raise errors.BadRequest("a job of several tasks has no input and no terminal; leave both")
@@ -138,7 +138,8 @@ def _tasks(value: Any) -> Tasks:
     return Tasks(Kind(value["kind"]), count, most, indices)
 
 
-def _after(value: Any) -> tuple[Edge, ...]:
+def parse_after(value: Any) -> tuple[Edge, ...]:
+    """Return what a submission names that it is to run after.  Raises ``errors.BadRequest``."""
     if value is None:
         return ()
     if type(value) is not list or len(value) > MOST_EDGES:
@@ -207,13 +208,18 @@ def _pipes(body: Mapping[str, Any]) -> tuple[str, str]:
 
 def _labels(body: Mapping[str, Any]) -> dict[str, str]:
     labels: dict[str, str] = _typed(body, "labels", dict)
+    check_labels(labels)
+    return labels
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Let a job's labels pass.  Raises ``errors.BadRequest``."""
     for key, value in labels.items():
         printable = type(value) is str and (str(key) + value).isprintable()
         if not key or '"' in key or not printable:
             raise errors.BadRequest(f"label {key!r} must be KEY=VALUE, printable, without quotes")
     if len(labels) > _MAX_LABELS:
         raise errors.BadRequest(f"a job has at most {_MAX_LABELS} labels")
-    return labels
 
 
 def _terminal(value: Any) -> Terminal | None:
