@@ -14,7 +14,7 @@ from .examples import Ids, Step, steps, unmarked
 from .shell import Shell
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("quickstart.md", "flows.md")))
 ALL_PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 
 
