@@ -14,7 +14,8 @@ from .examples import Ids, Step, steps, unmarked
 from .shell import Shell
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "arrays.md")
+RUN = ("quickstart.md", "arrays.md", "flows.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in RUN))
 ALL_PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 
 

@@ -2,7 +2,8 @@
 
 P1 (nothing acknowledged is lost), P2 (an attempt starts once, with a stored grant; one is
 recognised), P5 (nothing leaves a terminal state; who waits has a reason) are looked at after every
-step, and at the end every job must come to its end with nothing held.
+step, and at the end every job must come to its end with nothing held.  No task starts before what
+it is to run after has ended as it should; who never can run has ended.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.stateful.world import OWNERS, World, scratch
+from updraft.model.dependencies import PAIRED, Edge, On
 from updraft.model.job import ONE_TASK, Kind, Policy, RetryOn, Tasks
 
 CPUS = st.sampled_from([0, 500, 1000, 2000])
 ANY = st.integers(0, 1 << 16)
+TASK = st.none() | st.integers(0, 39)
 
 
 class Cluster(RuleBasedStateMachine):
@@ -63,6 +66,56 @@ class Cluster(RuleBasedStateMachine):
         on = frozenset({RetryOn.LOST, RetryOn.EXIT})
         policy = Policy(retries=retries, retry_on=on, backoff_ms=backoff_ms)
         self.world.submit(owner, tasks, policy, acknowledged=acknowledged)
+
+    @precondition(lambda self: self.world.acknowledged)
+    @rule(
+        owner=st.sampled_from(OWNERS),
+        upstreams=st.lists(st.tuples(ANY, st.sampled_from(On), TASK), min_size=1, max_size=3),
+        count=st.none() | st.integers(1, 40),
+        retries=st.integers(0, 1),
+        acknowledged=st.booleans(),
+    )
+    def submit_after(
+        self,
+        owner: str,
+        upstreams: list[tuple[int, On, int | None]],
+        count: int | None,
+        retries: int,
+        acknowledged: bool,
+    ) -> None:
+        jobs = list(self.world.acknowledged)
+        after = []
+        for which, on, index in upstreams:
+            job = jobs[which % len(jobs)]
+            task = None if index is None else index % self.world.acknowledged[job].count
+            after.append(Edge(job, on, task))
+        tasks = ONE_TASK if count is None else Tasks(Kind.ARRAY, count)
+        policy = Policy(retries=retries, retry_on=frozenset({RetryOn.LOST, RetryOn.EXIT}))
+        self.world.submit(owner, tasks, policy, acknowledged=acknowledged, after=tuple(after))
+
+    @precondition(lambda self: self.arrays())
+    @rule(
+        owner=st.sampled_from(OWNERS),
+        upstream=ANY,
+        on=st.sampled_from(On),
+        beside=st.booleans(),
+        retries=st.integers(0, 1),
+    )
+    def submit_paired(self, owner: str, upstream: int, on: On, beside: bool, retries: int) -> None:
+        """Task by task after another array, and perhaps after others with as many tasks."""
+        arrays = self.arrays()
+        first = arrays[upstream % len(arrays)]
+        count = self.world.acknowledged[first].count
+        after = [Edge(first, on, PAIRED)]
+        if beside:
+            alike = [job for job in arrays if self.world.acknowledged[job].count == count]
+            after.append(Edge(alike[upstream % len(alike)], On.ANY, PAIRED))
+        policy = Policy(retries=retries, retry_on=frozenset({RetryOn.LOST, RetryOn.EXIT}))
+        self.world.submit(owner, Tasks(Kind.ARRAY, count), policy, after=tuple(after))
+
+    def arrays(self) -> list[str]:
+        jobs = self.world.acknowledged.items()
+        return [job for job, tasks in jobs if tasks.kind is Kind.ARRAY]
 
     @rule(count=st.integers(1, 6), status=st.sampled_from([0, 0, 0, 256, 9]), which=ANY)
     def commands_end(self, count: int, status: int, which: int) -> None:

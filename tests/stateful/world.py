@@ -13,7 +13,9 @@ from pathlib import Path
 from tests.stateful.simulated_runner import Process, SimulatedRunner
 from tests.stateful.virtual_clock import VirtualClockLoop
 from updraft import errors
+from updraft.model import dependencies
 from updraft.model.access import Principal
+from updraft.model.dependencies import Edge, On
 from updraft.model.job import Command, Kind, Policy, Resources, Submission, Tasks
 from updraft.model.pool import Pool
 from updraft.model.states import TERMINAL, State
@@ -40,6 +42,8 @@ class World:
         self.acknowledged: dict[str, Tasks] = {}
         self.ended: dict[str, tuple[str, int | None]] = {}
         """Terminal states that were seen: nothing may leave them."""
+        self.retried: set[tuple[str, int]] = set()
+        """Tasks that had ended, and were queued anew since somebody asked for it."""
         self.starts: Counter[int] = Counter()
         self._numbers = itertools.count()
         self._looking = sqlite3.connect(":memory:")
@@ -147,6 +151,58 @@ class World:
         look = "SELECT state FROM attempts WHERE serial = ?"
         found = self._looking.execute(look, (process.serial,)).fetchone()
         assert found is not None, f"attempt {process.serial} started without a stored grant"
+        job, index, _ = process.key
+        for edge in self._edges_of(job):
+            ok = self._ended(edge, index, ever=True)
+            assert ok is not None, f"task {job}/{index} started before {edge} had ended"
+            assert ok or edge.on is not On.OK, f"task {job}/{index} started: {edge} is not ok"
+
+    # -- dependencies
+
+    def _edges_of(self, job: str) -> tuple[Edge, ...]:
+        look = "SELECT after FROM jobs WHERE id = ?"
+        return dependencies.read(self._looking.execute(look, (job,)).fetchone()[0])
+
+    def _ended(self, edge: Edge, index: int, *, ever: bool = False) -> bool | None:
+        """Return whether what an edge names has ended so that it is met; None: it has not ended.
+
+        ``ever``: or had, before somebody had it tried again.
+        """
+        look = "SELECT serial, state, exit_code FROM jobs WHERE id = ?"
+        serial, state, code = self._looking.execute(look, (edge.job,)).fetchone()
+        if edge.task is None:
+            ok = state == "SUCCESS" and code == 0
+            return edge.met_by(ok=ok) if State(state) in TERMINAL else None
+        task = index if edge.task == "*" else edge.task
+        look = (
+            "SELECT outcome, exit_code FROM attempts WHERE job_serial = ? AND task_index = ?"
+            " AND state = 'ENDED' ORDER BY number"
+        )
+        ends = self._looking.execute(look, (serial, task)).fetchall()
+        if ever and (edge.job, task) in self.retried:
+            return any(edge.met_by(ok=code == 0) for _, code in ends)
+        ok = bool(ends) and ends[-1] == ("SUCCESS", 0)
+        if State(state) in TERMINAL:
+            return edge.met_by(ok=ok)
+        look = "SELECT outcome FROM attempts WHERE job_serial = ? AND task_index = ?"
+        last = self._looking.execute(f"{look} ORDER BY number DESC", (serial, task)).fetchone()
+        if last is None or last[0] in (None, "IN_QUEUE"):
+            return None
+        return edge.met_by(ok=ok)
+
+    def _check_edges(self) -> None:
+        """Nothing is under way: who still waits waits for what has not ended."""
+        for job in self.execution.live.jobs.values():
+            for edge in job.waits_for:
+                assert self._ended(edge, 0) is None, f"{job.id} still waits for {edge}"
+            if job.waits_for:
+                assert job.attempt is None, job.id
+            if job.array is None:
+                continue
+            assert not any(job.array.doomed.values()), f"{job.id} has tasks that never can run"
+            for edge, held in job.array.pairs.items():
+                for index in held:
+                    assert self._ended(edge, index) is None, f"{job.id}/{index} waits for {edge}"
 
     # -- jobs
 
@@ -158,6 +214,7 @@ class World:
         cpus_milli: int = 1000,
         *,
         acknowledged: bool = True,
+        after: tuple[Edge, ...] = (),
     ) -> str | None:
         submission = Submission(
             key=b"key-%08d" % next(self._numbers),
@@ -167,6 +224,7 @@ class World:
             policy=policy,
             tasks=tasks,
             pool="lab",
+            after=after,
         )
         who = Principal(owner, "red")
 
@@ -206,6 +264,7 @@ class World:
         job = self.execution.live.find(job_id)
         if job is None or job.array is None or job.ending:
             return
+        self.retried.add((job_id, index))
         try:
             self.run(self.execution.arrays.retry_task(job, index))
         except errors.Conflict:
@@ -264,6 +323,7 @@ class World:
     def check_quiet(self) -> None:
         """As ``check``, once nothing is under way: memory and store agree to the last task."""
         self.check()
+        self._check_edges()
         rows = self._looking.execute(
             "SELECT id, queued, ok_tasks, ended_tasks, serial FROM jobs WHERE kind = 'array'"
         ).fetchall()

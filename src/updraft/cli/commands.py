@@ -36,6 +36,7 @@ ROOT = _Root(
         "run": ("updraft.cli.launch_commands:run", "run a command as if it were local (urun)"),
         "batch": ("updraft.cli.launch_commands:batch", "leave a command running (ubatch)"),
         "job": ("updraft.cli.job:command", "look at jobs and change them"),
+        "flow": ("updraft.cli.flow:command", "run graphs of jobs and look after them"),
         "logs": ("updraft.cli.logs:command", "show what a job wrote"),
         "attach": ("updraft.cli.attach:command", "take over a running job's input and output"),
         "exec": ("updraft.cli.exec:command", "run a second process beside a running job"),

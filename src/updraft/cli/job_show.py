@@ -11,7 +11,7 @@ from updraft.cli.output import json, table, text
 
 if TYPE_CHECKING:
     from updraft.sdk.client import Client
-    from updraft.wire.schemas import Attempt, Job, Resources, TaskCounts
+    from updraft.wire.schemas import Attempt, Dependency, Job, Resources, TaskCounts
 
 
 @click.command
@@ -87,12 +87,19 @@ def _pairs(job: Job) -> list[tuple[str, str]]:
         ("ended", text.clock(job.times.ended)),
         ("reruns", job.source or ""),
         ("rerun as", " ".join(job.linked)),
+        *(("runs after", _dependency(each)) for each in job.after),
         ("submitted by job", job.parent or ""),
         ("submitted jobs", _children(job)),
         *_tasks(job.tasks),
     ]
     pairs += [(f"attempt {attempt.number}", _attempt(attempt)) for attempt in job.attempts]
     return [(label, value) for label, value in pairs if value]
+
+
+def _dependency(found: Dependency) -> str:
+    task = "" if found.task is None else f"/{found.task}"
+    how = {"any": "has ended", "ok": "is ok", "fail": "is not ok"}[found.on]
+    return f"{found.job}{task} {how}" + (", which it waits for" if found.waits else "")
 
 
 def _children(job: Job) -> str:

@@ -51,6 +51,9 @@ FLAGS = (
     Flag("--priority", "N", "before all with a lower one (default: 0)"),
     Flag("--not-before", "TIME", "do not start before then: 10m (from now), 2026-01-31T12:00"),
     Flag("--deadline", "TIME", "end it then, started or not; the exit code is then 124"),
+    Flag("--after", "ID[/TASK]", "start once that job, or task, has ended; repeatable"),
+    Flag("--after-ok", "ID[/TASK]", "… once it is ok; ID/* pairs the tasks of two arrays"),
+    Flag("--after-fail", "ID[/TASK]", "… once it has ended without being ok"),
     Flag("--preemptible", None, "give way to what is not: ended, and queued anew"),
     Flag("--on-partition", "WHAT", "fence: end it where the server is out of reach; or rerun"),
     Flag("--shell", "COMMAND", "run one string by your shell instead of a command"),
@@ -103,6 +106,7 @@ class LaunchOptions:
         self.priority = 0
         self.not_before_ns: int | None = None
         self.deadline_ns: int | None = None
+        self.after: list[dict[str, Any]] = []
         self.preemptible = False
         self.fenced = False
         self.shell: str | None = None
@@ -257,6 +261,23 @@ def _moment(text: str) -> int:
     return max(moment, 1)
 
 
+def _after(on: str) -> Callable[[LaunchOptions, str], None]:
+    def add(options: LaunchOptions, text: str) -> None:
+        job, slash, index = text.partition("/")
+        task: int | str | None = None
+        if index == "*":
+            task = index
+        elif slash:
+            if not (index.isascii() and index.isdecimal() and len(index) < 9):
+                raise errors.BadRequest(f"{text!r}: write a task as ID/INDEX, or all as ID/*")
+            task = int(index)
+        if not job.isascii() or not job.isalnum():
+            raise errors.BadRequest(f"{text!r} is no job's id; see: updraft job list")
+        options.after.append({"job": job, "task": task, "on": on})
+
+    return add
+
+
 def _milliseconds(text: str) -> int:
     return int(quantities.parse_duration(text) * 1000)
 
@@ -327,6 +348,9 @@ _VALUES: dict[str, Callable[[LaunchOptions, str], None]] = {
     "priority": _setter("priority", _priority),
     "not-before": _setter("not_before_ns", _moment),
     "deadline": _setter("deadline_ns", _moment),
+    "after": _after("any"),
+    "after-ok": _after("ok"),
+    "after-fail": _after("fail"),
     "shell": _setter("shell", str),
     "on-partition": _setter("fenced", _on_partition),
     "detach-keys": _setter("detach_keys", _keys),

@@ -173,7 +173,7 @@ def _submission(
 
 def _add_policy(body: dict[str, Any], options: launch_options.LaunchOptions) -> None:
     """Say how the job is to be treated, where that is not as usual."""
-    for name in ("priority", "backoff_ms", "retry_on", "not_before_ns", "deadline_ns"):
+    for name in ("priority", "backoff_ms", "retry_on", "not_before_ns", "deadline_ns", "after"):
         if value := getattr(options, name):
             body[name] = value
     if options.preemptible:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from updraft.model.dependencies import Edge
 from updraft.model.pool import LOCAL_POOL
 from updraft.model.states import State
 
@@ -168,6 +169,8 @@ class Submission:
     tasks: Tasks = ONE_TASK
     parent: str | None = None
     """The job of the task that submitted it."""
+    after: tuple[Edge, ...] = ()
+    """What it waits for."""
 
 
 @dataclass(frozen=True, slots=True)

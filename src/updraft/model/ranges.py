@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 from updraft import errors
+
+_BEYOND = 1 << 62
 
 
 class Ranges:
@@ -106,6 +108,37 @@ class Ranges:
         self._starts[at : at + 1] = [low for low, _ in left]
         self._stops[at : at + 1] = [high for _, high in left]
         self._count -= 1
+
+    def cut(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Take out all from ``start`` up to, but without, ``stop``; return what was there."""
+        low = bisect_right(self._stops, start)  # the first that reaches into it
+        high = bisect_left(self._starts, stop)
+        if low >= high or start >= stop:
+            return []
+        spans = list(zip(self._starts[low:high], self._stops[low:high], strict=True))
+        gone = [(max(first, start), min(last, stop)) for first, last in spans]
+        edges = [(spans[0][0], start), (stop, spans[-1][1])]
+        left = [(first, last) for first, last in edges if first < last]
+        self._starts[low:high] = [first for first, _ in left]
+        self._stops[low:high] = [last for _, last in left]
+        self._count -= sum(last - first for first, last in gone)
+        return gone
+
+    def without(self, other: Ranges) -> Ranges:
+        """Return those that are not in ``other``."""
+        left = Ranges()
+        gaps = [*other.spans(), (_BEYOND, _BEYOND)]
+        at = 0
+        for start, stop in self.spans():
+            while gaps[at][1] <= start:
+                at += 1
+            low, gap = start, at
+            while low < stop:
+                if low < gaps[gap][0]:
+                    left.update(low, min(stop, gaps[gap][0]))
+                low = max(gaps[gap][1], low)
+                gap += 1
+        return left
 
     def take(self, most: int) -> list[int]:
         """Take out up to ``most`` of the lowest, and return them."""

@@ -79,6 +79,11 @@ class Client:
         self.fleet = Fleet(self._ask)
         """Pools, runners, and the tokens that they join with."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the server is one of another machine, which may lack directories of this one."""
+        return bool(self._way.machine)
+
     def __enter__(self) -> Self:
         return self
 

@@ -76,6 +76,7 @@ jobs = Table(
     Column("not_before_ns", BigInteger),
     Column("deadline_ns", BigInteger),
     Column("preemptible", Boolean, nullable=False, server_default=false()),
+    Column("after", Text),  # JSON list of {job, task, on}: what it waits for, or waited
     Column("state", String(12), nullable=False),
     Column("wanted", String(8), nullable=False),
     Column("exit_code", Integer),

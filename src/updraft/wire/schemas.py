@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from updraft.model.dependencies import On
 from updraft.model.states import AttemptState, State, Wanted
 
 Key = Annotated[str, Field(min_length=8, max_length=64)]
@@ -77,6 +78,17 @@ class Attempt(Answer):
     usage: Usage
 
 
+class Dependency(Answer):
+    """A job, or a task of one, that another one runs after."""
+
+    job: str
+    task: int | Literal["*"] | None = Field(
+        description="null: all of the job; *: each task waits for that with its own index"
+    )
+    on: On = Field(description="after what end: any, ok (SUCCESS with exit code 0) or fail")
+    waits: bool = Field(description="whether it is still waited for")
+
+
 class JobSummary(Answer):
     """A job, as lists have it."""
 
@@ -106,6 +118,7 @@ class JobSummary(Answer):
     parent: str | None = Field(default=None, description="the job whose task submitted it")
     kind: str = Field(default="single", description="single, array or gang")
     task_count: int = Field(default=1, description="task indices are below it")
+    after: list[Dependency] = Field(default_factory=list, description="what it runs after")
 
 
 class TaskCounts(Answer):
@@ -157,6 +170,17 @@ class Event(Answer):
     message: str
 
 
+class After(Request):
+    """A job of the same project, or a task of one, that is to end first."""
+
+    job: str = Field(min_length=1, max_length=10)
+    task: Annotated[int, Field(ge=0, lt=10_000_000)] | Literal["*"] | None = Field(
+        default=None,
+        description="null: all of the job; *: each task waits for that with its own index",
+    )
+    on: On = Field(default=On.ANY, description="any, ok (SUCCESS with exit code 0) or fail")
+
+
 class SubmitRequest(Request):
     """A detached job: a command with its surroundings."""
 
@@ -190,10 +214,16 @@ class SubmitRequest(Request):
     )
     not_before: datetime | None = Field(default=None, description="it does not start before")
     deadline: datetime | None = Field(default=None, description="it is ended then")
+    after: list[After] = Field(
+        default_factory=list, max_length=1000, description="what it is to run after"
+    )
     preemptible: bool = Field(default=False, description="it gives way to what is not")
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
     grace_seconds: float = Field(default=10, ge=0, le=86400)
     umask: int = Field(default=0o022, ge=0, le=0o777)
+    fallback_directory: bool = Field(
+        default=False, description="whether an empty workspace will do where `directory` is missing"
+    )
 
 
 class RerunRequest(Request):
@@ -203,6 +233,10 @@ class RerunRequest(Request):
     failed: bool = Field(
         default=False, description="of an array, only the tasks that did not end ok"
     )
+    after: list[After] = Field(
+        default_factory=list, max_length=1000, description="what it is to run after"
+    )
+    labels: Labels | None = Field(default=None, description="null: those of the job")
     environment: dict[str, str] = Field(default_factory=dict, description="the caller's own")
     environment_base64: str | None = Field(
         default=None,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from updraft.model import dependencies
 from updraft.model.job import Outcome
 from updraft.model.states import State
 from updraft.server.services.jobs import JobView, Page
@@ -116,6 +117,10 @@ def _summary(view: JobView) -> dict[str, Any]:
         "parent": row["parent"],
         "kind": row["kind"],
         "task_count": row["tasks"],
+        "after": [
+            schemas.Dependency(job=edge.job, task=edge.task, on=edge.on, waits=edge in view.unmet)
+            for edge in dependencies.read(row["after"])
+        ],
     }
 
 

@@ -83,7 +83,8 @@ def make_router(jobs: Jobs, actions: Actions) -> APIRouter:
     @router.post("/jobs/{job}/rerun", status_code=201, summary="Run a job again, as a new one")
     async def rerun(who: Who, job: JobId, body: schemas.RerunRequest) -> schemas.Job:
         """The caller's environment, with what `-e` had set for the job put over it."""
-        caller = Caller(body.key.encode(), _environment(body))
+        after = [each.model_dump() for each in body.after]
+        caller = Caller(body.key.encode(), _environment(body), after, body.labels)
         return presenting.job(await actions.rerun(who, job, caller, failed=body.failed))
 
     @router.get("/jobs/{job}/tasks", summary="List an array's tasks")
@@ -154,6 +155,7 @@ def _submission(body: schemas.SubmitRequest) -> dict[str, Any]:
         "environment": b"\0".join(_entries(environment)),
         "set_environment": set_environment,
         "umask": body.umask,
+        "fallback_directory": body.fallback_directory,
         "nice": 0,
         "rlimits": [],
         "ignored_signals": [],
@@ -172,6 +174,7 @@ def _submission(body: schemas.SubmitRequest) -> dict[str, Any]:
         "not_before_ns": _moment(body.not_before),
         "deadline_ns": _moment(body.deadline),
         "preemptible": body.preemptible,
+        "after": [each.model_dump() for each in body.after],
         "tasks": _tasks(body),
         "priority": body.priority,
         "keep_alive_ms": 0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from updraft.model.states import State, Wanted
 from updraft.server.services.admission import Admission
 from updraft.server.services.execution import Execution
 from updraft.server.services.jobs import Jobs, JobView, check_index
-from updraft.server.services.submission import parse_submission
+from updraft.server.services.submission import check_labels, parse_after, parse_submission
 from updraft.store import jobs as queries
 
 _MAX_LIMIT_MS = 10 * 365 * 86_400_000
@@ -36,6 +36,10 @@ class Caller:
     """Made by the client: the same key twice is one job."""
     environment: bytes
     """NUL-separated ``KEY=VALUE``."""
+    after: Sequence[Mapping[str, Any]] = ()
+    """What the new job is to run after; as submissions have it."""
+    labels: Mapping[str, str] | None = None
+    """None: those of the job."""
 
 
 class Actions:
@@ -69,6 +73,8 @@ class Actions:
         """
         if not 8 <= len(caller.key) <= 64:
             raise errors.BadRequest("key must have 8 to 64 bytes")
+        if caller.labels is not None:
+            check_labels(caller.labels)
         source = await self._jobs.show(who, job_id)
         row = source.row
         command = _detached(source.command)
@@ -88,7 +94,8 @@ class Actions:
                 grace_ms=row["grace_ms"],
             ),
             name=row["name"],
-            labels=json.loads(row["labels"]),
+            labels=json.loads(row["labels"]) if caller.labels is None else dict(caller.labels),
+            after=parse_after(list(caller.after)),
             pool=row["pool"],
             source=row["id"],
             tasks=await self._tasks_again(row, failed=failed),

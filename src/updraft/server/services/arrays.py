@@ -35,6 +35,9 @@ from updraft.wire.packing import unpack_dict
 _NAMED_BYTES = 200
 """How much of a list of indices is told."""
 
+_MOST_ENDED_AT_A_TIME = 1000
+"""Of tasks that cannot run any more: other writes are not to wait for a million."""
+
 _CANCELLED_UNSTARTED = "cancelled before it started"
 _UNSTARTED = {"unstarted": True, "stdout": 0, "stderr": 0}
 _NO_ENVIRONMENT = {
@@ -66,6 +69,8 @@ class _Turn:
     requeued: list[int] = field(default_factory=list)
     """Ended attempts whose tasks are queued anew since somebody asked for it."""
     stored_bytes: list[int] = field(default_factory=list)
+    settled: list[tuple[int, bool]] = field(default_factory=list)
+    """Indices of tasks that came to their end, and whether they are ok."""
     outcome: Outcome | None = None
     """How the job ended, if it did."""
 
@@ -203,7 +208,7 @@ class Arrays:
             turn.over.append(task)
             if end.get("unstarted") and not task.cancelled and job.wanted is Wanted.RUN:
                 turn.recalled.append(_recall_values(task))
-                array.queued.add(task.index)
+                array.queue_again(task.index)
                 array.tries[task.index] = (task.number, task.tried)
                 continue
             self._end_task(job, array, turn, task, end, retried, failed)
@@ -222,7 +227,7 @@ class Arrays:
             turn.said.append(event_row(job, "TASKS", f"trying again: tasks {indices}"))
         self._take_job(job, array, turn, first=first)
         some = (turn.starts, turn.over, turn.grants, turn.asked, turn.forgotten, turn.outcome)
-        return turn if first or any(some) else None
+        return turn if first or turn.cancelled or any(some) else None
 
     def _end_task(
         self,
@@ -275,12 +280,13 @@ class Arrays:
             return
         array.tries.pop(task.index, None)
         array.ended_with(task.index, outcome.state, outcome.exit_code)
+        turn.settled.append((task.index, outcome.ok))
         if not outcome.ok:
             failed.add(task.index)
 
     def _queue_again(self, job: LiveJob, array: LiveArray, task: LiveTask) -> None:
         array.tries[task.index] = (task.number, task.tried + 1)
-        array.queued.add(task.index)
+        array.queue_again(task.index)
         wait_ms = backoff_of(job.backoff_ms, task.tried + 1)
         if wait_ms:
             array.later.add(task.index)
@@ -297,9 +303,14 @@ class Arrays:
     def _withdraw(self, job: LiveJob, array: LiveArray, turn: _Turn) -> None:
         """End tasks that were cancelled while they waited."""
         withdrawn, array.withdrawn = array.withdrawn, []
+        turn.asked += [done for _, done in withdrawn]
+        ending = [(index, _CANCELLED_UNSTARTED) for index, _ in withdrawn]
+        for why, doomed in array.doomed.items():
+            ending += [(index, why) for index in doomed.take(_MOST_ENDED_AT_A_TIME)]
         now_ns = time.time_ns()
-        for index, done in withdrawn:
-            turn.asked.append(done)
+        for index, why in ending:
+            array.withdraw(index)
+            turn.settled.append((index, False))
             number = array.tries.pop(index, (0, 0))[0] + 1  # of the attempt that there will not be
             array.ended_with(index, State.CANCELLED, None)
             turn.cancelled.append(
@@ -314,7 +325,7 @@ class Arrays:
                     "gpu_ids": "[]",
                     "granted_ns": now_ns,
                     "ended_ns": now_ns,
-                    "message": _CANCELLED_UNSTARTED,
+                    "message": why,
                 }
             )
 
@@ -325,7 +336,7 @@ class Arrays:
             turn.requeued.append(retried.attempt)
             turn.asked.append(retried.stored)
             array.tries[index] = (retried.number, 0)
-            array.queued.add(index)
+            array.queue_again(index)
         array.retrying.clear()
 
     def _feed(self, job: LiveJob, array: LiveArray, turn: _Turn) -> None:
@@ -350,7 +361,7 @@ class Arrays:
 
     def _take_job(self, job: LiveJob, array: LiveArray, turn: _Turn, *, first: bool) -> None:
         """Find what the job's own row gets."""
-        if turn.grants or turn.over or turn.asked:
+        if turn.grants or turn.over or turn.asked or turn.cancelled:
             turn.job["queued"] = str(array.queued)
             turn.job["ok_tasks"] = array.ok
             turn.job["ended_tasks"] = array.ended
@@ -384,6 +395,7 @@ class Arrays:
         for task in turn.over:
             self._intake.end(task.serial)
             self._core.relay.ended(task.serial)
+        self._core.dependencies.tasks_ended(job.id, turn.settled)
         for done in turn.asked:
             if not done.done():
                 done.set_result(None)
@@ -495,8 +507,7 @@ class Arrays:
         """
         array = _array_of(job)
         if index in array.queued:
-            array.queued.discard(index)
-            array.later.discard(index)
+            array.withdraw(index)
             done = asyncio.get_running_loop().create_future()
             array.withdrawn.append((index, done))
             self.kick(job)

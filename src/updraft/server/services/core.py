@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from updraft.server.auth.environment_keys import EnvironmentKeys
 from updraft.server.relay.relay import Relay
 from updraft.server.services.background import Background
+from updraft.server.services.dependencies import Dependencies
 from updraft.server.services.events import Changes
 from updraft.server.services.intake import Intake
 from updraft.server.services.live_jobs import LiveJobs
@@ -27,4 +28,5 @@ class Core:
     intake: Intake
     changes: Changes
     timing: Timing
+    dependencies: Dependencies
     surroundings: TaskSurroundings

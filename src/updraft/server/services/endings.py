@@ -40,6 +40,7 @@ class Endings:
         self._intake = core.intake
         self._changes = core.changes
         self._timing = core.timing
+        self._dependencies = core.dependencies
         self._schedule = schedule
         self.forsake: Callable[[LiveJob, str], None] = lambda *_: None
         """Ends the children of a job that did not come to its own end; says why."""
@@ -189,6 +190,7 @@ class Endings:
         job.state = outcome.state
         client = job.client
         self.drop(job)
+        self._dependencies.job_ended(job.id, ok=outcome.ok)
         # An array's children are its tasks', most of which came to their own end.
         if outcome.state is not State.SUCCESS and job.array is None:
             why = "did not come to its own end"
@@ -200,6 +202,7 @@ class Endings:
     def drop(self, job: LiveJob) -> None:
         """Forget a job that has ended, or could not be stored, and its environment."""
         self._live.drop(job)
+        self._dependencies.forget(job)
         if job.key_slot is not None:
             self._keys.shred(job.key_slot)
             job.key_slot = None

@@ -20,6 +20,7 @@ from updraft.server.relay.relay import Relay
 from updraft.server.services.attendance import Attendance
 from updraft.server.services.background import Background
 from updraft.server.services.core import Core
+from updraft.server.services.dependencies import Dependencies, unmet_of
 from updraft.server.services.endings import Endings
 from updraft.server.services.events import Changes
 from updraft.server.services.granting import Granting
@@ -35,6 +36,7 @@ from updraft.server.services.timing import Timing
 from updraft.storage.segments import DEFAULT_QUOTA_BYTES
 from updraft.store import jobs as queries
 from updraft.store.database import Database
+from updraft.store.upstreams import ends_of
 from updraft.wire import frames
 
 
@@ -65,6 +67,7 @@ class Execution:
         self._background = Background(database)
         self._surroundings = TaskSurroundings(keys)
         self._timing = Timing(self._begin, self._expire_soon)
+        self.dependencies = Dependencies(self._may_run, self._give_up)
         core = Core(
             database,
             keys,
@@ -74,6 +77,7 @@ class Execution:
             self.intake,
             self.changes,
             self._timing,
+            self.dependencies,
             self._surroundings,
         )
         self._endings = Endings(core, self.schedule)
@@ -113,6 +117,7 @@ class Execution:
             if row["kind"] == Kind.ARRAY:
                 job.array = live_array(row, tasks[row["serial"]])
                 job.start_stored = job.started_ns is not None
+            self.dependencies.add(job)
             self.live.add(job)
             self._timing.watch(job)
             self.attendance.expect_after_restart(job)
@@ -130,6 +135,11 @@ class Execution:
                 self.arrays.kick(job)
         for job, why in self.live.families.load(ancestors):
             self._give_up(job, why)
+        waiting = self.dependencies.waiting()
+        edges = [edge for job in waiting for edge in unmet_of(job)]
+        ends = await self._database.read(lambda c: ends_of(c, edges))
+        for job in waiting:
+            self.dependencies.settle(job, ends)
 
     def serve_tasks_at(self, socket: str) -> None:
         """Let tasks of this machine's runner know the server's socket."""
@@ -188,6 +198,14 @@ class Execution:
         if job.waiting or job.array is not None:
             self.live.wait(job)
             self.schedule()
+
+    def _may_run(self, job: LiveJob) -> None:
+        """What a job waited for has come, or some of its tasks may run."""
+        self.live.wait(job)
+        if job.array is not None:
+            self.arrays.kick(job)
+        self.changes.changed(job.serial)
+        self.schedule()
 
     def _expire_soon(self, job: LiveJob) -> None:
         self._background.spawn(self._expire(job), f"expire {job.id}")

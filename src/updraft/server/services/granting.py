@@ -47,7 +47,7 @@ class Granting:
 
     def grant_now(self, job: LiveJob) -> tuple[LiveAttempt | None, dict[str, Any] | None]:
         """Grant a new job at once when nobody waits before it and it fits."""
-        if job.array is not None or job.not_before_ns is not None:
+        if job.array is not None or job.not_before_ns is not None or job.waits_for:
             return None, None
         queued = len(self._live.queue(job.pool)) > 1 and job.need != NOTHING
         headrooms = self._live.holdings.headrooms([job.party])

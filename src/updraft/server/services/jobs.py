@@ -15,11 +15,13 @@ from sqlalchemy import Connection, RowMapping
 
 from updraft import errors
 from updraft.model.access import Principal
+from updraft.model.dependencies import Edge
 from updraft.model.job import Kind, Outcome
 from updraft.model.ranges import Ranges
 from updraft.model.states import State, Wanted
 from updraft.server.services.audit import looks_in, note, note_about_job
 from updraft.server.services.authority import need_change
+from updraft.server.services.dependencies import unmet_of
 from updraft.server.services.execution import Execution
 from updraft.server.services.families import lineage_of
 from updraft.server.services.live import LiveJob
@@ -63,6 +65,8 @@ class JobView:
     """How many jobs it submitted."""
     live_children: Sequence[str] = ()
     """Those of them that have not ended, the oldest ones."""
+    unmet: Sequence[Edge] = ()
+    """What it waits for of what it is to run after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,7 @@ class Jobs:
             tasks,
             children,
             [child.id for child in live[:_SHOWN_CHILDREN]],
+            self._unmet(row),
         )
 
     def _counts(self, row: RowMapping, failed: Sequence[int]) -> TaskCounts:
@@ -308,11 +313,20 @@ class Jobs:
             changed = {row["serial"]: row for row in newer}
             rows = [changed.get(row["serial"], row) for row in rows]
         views = [
-            JobView(row, long.get(row["serial"]) or unpack_dict(row["command"]), self._reason(row))
+            JobView(
+                row,
+                long.get(row["serial"]) or unpack_dict(row["command"]),
+                self._reason(row),
+                unmet=self._unmet(row),
+            )
             for row in rows
         ]
         following = rows[-1]["id"] if len(rows) == wanted.limit else None
         return Page(views, following)
+
+    def _unmet(self, row: RowMapping) -> Sequence[Edge]:
+        job = self._execution.live.find_serial(row["serial"]) if row["after"] else None
+        return [] if job is None else unmet_of(job)
 
     def _reason(self, row: RowMapping) -> str | None:
         state = State(row["state"])

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from updraft.model.dependencies import Edge
 from updraft.model.job import Outcome, Resources, RetryOn
 from updraft.model.pool import Runner
 from updraft.model.states import State, Wanted
@@ -158,6 +159,10 @@ class LiveJob:
     not_before_ns: int | None = None
     deadline_ns: int | None = None
     preemptible: bool = False
+    after: tuple[Edge, ...] = ()
+    """What it was to wait for."""
+    waits_for: dict[Edge, None] = field(default_factory=dict)
+    """What of that has not come yet, in its order; pairs of tasks are its array's."""
     timer: asyncio.TimerHandle | None = None
     """Of ``not_before_ns`` and ``deadline_ns``."""
     expired: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from updraft.model.dependencies import Edge
 from updraft.model.job import Resources
 from updraft.model.ranges import Ranges
 from updraft.model.states import State
@@ -101,6 +102,12 @@ class LiveArray:
     """Of tasks that are tried again: their last attempt's number, and how many count as retries."""
     later: set[int] = field(default_factory=set)
     """Queued tasks whose next attempt is not due yet."""
+    ready: Ranges | None = None
+    """Queued tasks that may run, where they wait for others' tasks one by one; None: all may."""
+    pairs: dict[Edge, Ranges] = field(default_factory=dict)
+    """Which of its tasks each pairing still holds back."""
+    doomed: dict[str, Ranges] = field(default_factory=dict)
+    """Queued tasks that cannot run any more and are to end, by why."""
     crews: dict[int, LiveCrew] = field(default_factory=dict)
     tasks: dict[int, LiveTask] = field(default_factory=dict)
     """Those with a grant, by their attempts' serials."""
@@ -122,7 +129,8 @@ class LiveArray:
     @property
     def wants(self) -> int:
         """How many more slots it could use now."""
-        most = len(self.queued) - len(self.later)
+        due = self.queued if self.ready is None else self.ready
+        most = len(due) - len(self.later)
         if self.max_parallel is not None:
             most = min(most, self.max_parallel - self.slots)
         return max(most, 0)
@@ -168,15 +176,34 @@ class LiveArray:
 
     def take(self, most: int) -> list[int]:
         """Take up to ``most`` indices of tasks that may start now out of the queue."""
-        if not self.later:
-            return self.queued.take(most)
-        taken = [index for index, _ in zip(self._due(), range(most), strict=False)]
-        for index in taken:
-            self.queued.discard(index)
+        due = self.queued if self.ready is None else self.ready
+        if self.later:
+            taken = [index for index, _ in zip(self._due(due), range(most), strict=False)]
+            for index in taken:
+                due.discard(index)
+        else:
+            taken = due.take(most)
+        if self.ready is not None:
+            for index in taken:
+                self.queued.discard(index)
         return taken
 
-    def _due(self) -> Iterator[int]:
-        return (index for index in list(self.queued) if index not in self.later)
+    def _due(self, those: Ranges) -> Iterator[int]:
+        return (index for index in list(those) if index not in self.later)
+
+    def queue_again(self, index: int) -> None:
+        """A task waits for its next attempt; what it had to wait for before, it need not again."""
+        self.queued.add(index)
+        if self.ready is not None:
+            self.ready.add(index)
+
+    def withdraw(self, index: int) -> None:
+        """A queued task is to have no attempt any more."""
+        self.queued.discard(index)
+        self.later.discard(index)
+        for held in (self.ready, *self.pairs.values(), *self.doomed.values()):
+            if held is not None:
+                held.discard(index)
 
     def ended_with(self, index: int, state: State, exit_code: int | None) -> None:
         """A task came to its end."""

@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from updraft.model.dependencies import why_waiting as why_waiting_for
 from updraft.model.pool import Pool
 from updraft.model.states import AttemptState, State, Wanted
 from updraft.scheduling.capacity import NOTHING, Capacity, Node
 from updraft.scheduling.queue import PoolQueue
 from updraft.scheduling.reasons import none_takes, serves_others, why_waiting
+from updraft.server.services.dependencies import holds_back
 from updraft.server.services.families import Families
 from updraft.server.services.holdings import Holdings
 from updraft.server.services.live import LiveAttempt, LiveJob, LiveRunner
@@ -129,6 +131,8 @@ class LiveJobs:
 
     def reason(self, job: LiveJob) -> str:
         """Return why a job waits, computed now."""
+        if unmet := holds_back(job):
+            return why_waiting_for(unmet)
         if job.not_before_ns is not None:
             at = _EPOCH + timedelta(microseconds=job.not_before_ns // 1000)
             return f"starts {at:%Y-%m-%d %H:%M:%S} UTC at the earliest"
@@ -210,8 +214,8 @@ class LiveJobs:
         """A job waits (again), or still has tasks that do."""
         if job.ending or job.serial not in self.jobs:
             return
-        if job.not_before_ns is not None:
-            return  # see ``timing``
+        if job.not_before_ns is not None or job.waits_for:
+            return  # see ``timing`` and ``dependencies``
         if job.array is not None:
             self.queue(job.pool).discard(job.place)
             if not job.array.wants or job.wanted is not Wanted.RUN:

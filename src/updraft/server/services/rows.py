@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
+from updraft.model import dependencies
 from updraft.model.job import Outcome, Resources, RetryOn, Submission
 from updraft.model.ranges import Ranges
 from updraft.model.states import AttemptState, State, Wanted
@@ -123,6 +124,7 @@ def job_row(
         "not_before_ns": job.not_before_ns,
         "deadline_ns": job.deadline_ns,
         "preemptible": job.preemptible,
+        "after": dependencies.written(job.after),
         "state": State.IN_QUEUE,
         "wanted": Wanted.RUN,
         "message": "",
@@ -194,6 +196,7 @@ def live_job(row: RowMapping, attempts: int) -> LiveJob:
         deadline_ns=row["deadline_ns"],
         preemptible=row["preemptible"],
         parent=row["parent"],
+        after=dependencies.read(row["after"]),
     )
 
 

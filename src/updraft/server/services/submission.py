@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from updraft import errors
+from updraft.model.dependencies import MOST_EDGES, PAIRED, Edge, On
 from updraft.model.job import (
     ID_LENGTH,
     MOST_BACKOFF_MS,
@@ -88,6 +89,7 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
         pipes=_pipes(body),
         source=None if body.get("source") is None else _text(body, "source", ID_LENGTH),
         tasks=_tasks(body.get("tasks")),
+        after=parse_after(body.get("after")),
     )
     if submission.tasks.kind is not Kind.SINGLE and (command.stdin or command.terminal):
         raise errors.BadRequest("a job of several tasks has no input and no terminal; leave both")
@@ -134,6 +136,24 @@ def _tasks(value: Any) -> Tasks:
         indices = _indices(indices, count)
     most = _maybe(value, "max_parallel", 1, _MAX_COUNT)
     return Tasks(Kind(value["kind"]), count, most, indices)
+
+
+def parse_after(value: Any) -> tuple[Edge, ...]:
+    """Return what a submission names that it is to run after.  Raises ``errors.BadRequest``."""
+    if value is None:
+        return ()
+    if type(value) is not list or len(value) > MOST_EDGES:
+        raise errors.BadRequest(f"after must be a list of at most {MOST_EDGES} jobs")
+    return tuple(map(_edge, value))
+
+
+def _edge(value: Any) -> Edge:
+    if type(value) is not dict or value.get("on") not in list(On):
+        raise errors.BadRequest(f"after must have dicts with job, task and on: {', '.join(On)}")
+    task = value.get("task")
+    if task is not None and task != PAIRED:
+        task = _between(value, "task", 0, MOST_TASKS)
+    return Edge(_text(value, "job", ID_LENGTH), On(value["on"]), task)
 
 
 def _indices(value: Any, count: int) -> str:
@@ -188,13 +208,18 @@ def _pipes(body: Mapping[str, Any]) -> tuple[str, str]:
 
 def _labels(body: Mapping[str, Any]) -> dict[str, str]:
     labels: dict[str, str] = _typed(body, "labels", dict)
+    check_labels(labels)
+    return labels
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Let a job's labels pass.  Raises ``errors.BadRequest``."""
     for key, value in labels.items():
         printable = type(value) is str and (str(key) + value).isprintable()
         if not key or '"' in key or not printable:
             raise errors.BadRequest(f"label {key!r} must be KEY=VALUE, printable, without quotes")
     if len(labels) > _MAX_LABELS:
         raise errors.BadRequest(f"a job has at most {_MAX_LABELS} labels")
-    return labels
 
 
 def _terminal(value: Any) -> Terminal | None:

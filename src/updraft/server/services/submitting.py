@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from updraft import errors, faults
 from updraft.model.access import Principal
+from updraft.model.dependencies import Edge
 from updraft.model.job import Kind, Policy, Submission, Tasks, name_of, new_job_id
 from updraft.model.pool import LOCAL_POOL, Pool
 from updraft.model.ranges import Ranges
@@ -22,6 +23,7 @@ from updraft.scheduling.capacity import Capacity
 from updraft.scheduling.reasons import never_fits
 from updraft.server.services.attendance import Attendance
 from updraft.server.services.core import Core
+from updraft.server.services.dependencies import check_edges
 from updraft.server.services.endings import Endings
 from updraft.server.services.granting import Granting
 from updraft.server.services.live import Client, LiveAttempt, LiveJob, LiveRunner
@@ -29,6 +31,7 @@ from updraft.server.services.live_array import LiveArray
 from updraft.server.services.rows import command_body, event_row, job_row
 from updraft.store import jobs as queries
 from updraft.store.database import Undecided
+from updraft.store.upstreams import Ended, ends_of, find_upstreams
 from updraft.wire.packing import pack
 
 log = logging.getLogger("updraft.execution")
@@ -56,6 +59,7 @@ class Submitting:
         self._granting = granting
         self._endings = endings
         self._attendance = attendance
+        self._dependencies = core.dependencies
         self._default_pool = default_pool
         self.last_serial = 0
         """The newest job's."""
@@ -79,27 +83,30 @@ class Submitting:
             replace(submission, pool=pool.name), self._usable(who, pool.name)
         )
         _check_times(submission.policy)
+        after = await self._upstreams(who, submission)
         time_limit_ms = _time_limit(submission.policy.time_limit_ms, pool)
         if self._background.draining:
             raise errors.Unavailable("the server is stopping; try again")
         if self._background.closing:
             raise errors.NotReady("the server is being restarted")
         job = self._new_job(who, submission, pool, time_limit_ms)
+        job.after = after
         job.client = client
         job.key_slot, encrypted = self._keys.encrypt(environment)
         command = command_body(submission)
         values = job_row(job, submission, pool.jurisdiction, pack(command), encrypted)
+        self._dependencies.add(job)
         self._live.add(job)
         self._timing.watch(job)
         attempt, attempt_values = self._granting.grant_now(job)
         events = [event_row(job, State.IN_QUEUE, "submitted")]
 
-        def store(connection: Connection) -> str | None:
+        def store(connection: Connection) -> Mapping[Edge, Ended | None]:
             queries.insert_job(connection, values, attempt_values, events)
-            return None
+            return ends_of(connection, after) if after else {}
 
         try:
-            await self._database.decide(store)
+            ends = await self._database.decide(store)
         except Undecided as error:
             # The same key finds the job, if it is stored in the end.
             rest = self._stored_late(job, attempt, error.outcome)
@@ -126,6 +133,7 @@ class Submitting:
         if attempt is not None:
             attempt.stored = True
             self._granting.send_spawn(job, attempt, command, environment)
+        self._dependencies.settle(job, ends)
         self._granting.schedule()  # for itself, or for the stages of a pipeline that wait for it
         return job.id
 
@@ -168,7 +176,7 @@ class Submitting:
         """Wait whether a job is stored whose client was told to ask again, and go on with it."""
         client, job.client = job.client, None
         try:
-            await outcome
+            ends = await outcome
         except Exception:
             self._endings.drop(job)
             raise
@@ -178,7 +186,25 @@ class Submitting:
         if attempt is not None:
             attempt.stored = True
             await self._granting.spawn_stored(job, attempt)
+        self._dependencies.settle(job, ends)
         self._granting.schedule()
+
+    async def _upstreams(self, who: Principal, submission: Submission) -> tuple[Edge, ...]:
+        """Return what a submission is to run after, with full ids."""
+        if not submission.after:
+            return ()
+        names = [edge.job for edge in submission.after]
+        found = await self._database.read(lambda c: find_upstreams(c, who, names))
+        edges = check_edges(submission, found)
+        parent = self._live.find(submission.parent or "")
+        waits = () if parent is None else (parent.id, *parent.lineage)
+        for edge in edges:
+            if submission.attached and edge.job in waits:
+                raise errors.BadRequest(
+                    f"job {edge.job} waits for this one, which would wait for its end; submit it "
+                    "with ubatch"
+                )
+        return tuple(dict.fromkeys(edges))
 
     def _pool_of(self, who: Principal, name: str) -> Pool:
         """Return the pool that a submission names, or the one that is meant when it names none."""

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("not_before_ns", sa.BigInteger()),
         sa.Column("deadline_ns", sa.BigInteger()),
         sa.Column("preemptible", sa.Boolean(), nullable=False, server_default=sa.false()),
+        sa.Column("after", sa.Text()),
     ):
         op.add_column("jobs", column)
     op.add_column("attempts", sa.Column("outcome", sa.String(12)))
