@@ -1,7 +1,7 @@
 """A virtual machine room: jobs of a trace come, a policy decides, tasks run and end.
 
-Time is virtual.  Only how long decisions take is read from a clock, and told apart.  Runners do not
-fail, launching takes no time, and what gives way ends at once and loses what it did.
+Time is virtual.  Only the CPU time of decisions is read from a clock, and told apart.  Runners do
+not fail, launching takes no time, and what gives way ends at once and loses what it did.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Result:
     gap_bound_s: float | None = None
     """What the longest gap is at most; None: some job has no time limit, or a priority."""
     decision_seconds: array[float] | None = None
-    """How long each decision took, with the events that it followed."""
+    """The CPU time of each decision, with the events that it followed."""
     busy: list[Sample] | None = None
     """By time: the share of CPUs in use, of GPUs in use, and how many tasks wait."""
 
@@ -119,7 +119,7 @@ class Machine:
             ends = self._ends[0][0] if self._ends else float("inf")
             self._advance(min(comes, ends))
             now = self._now
-            began = time.perf_counter()
+            began = time.thread_time()
             while self._ends and self._ends[0][0] <= now:
                 self._end(heapq.heappop(self._ends)[2])
                 result.events += 1
@@ -128,7 +128,7 @@ class Machine:
                 result.events += 1
                 at += 1
             self._decide()
-            took.append(time.perf_counter() - began)
+            took.append(time.thread_time() - began)
             if now >= due and now <= self._last:
                 busy.append((now, *self._shares(), self._waiting))
                 due = now + step
