@@ -17,6 +17,7 @@ from updraft import errors
 from updraft.model.job import Resources
 from updraft.scheduling.capacity import Capacity, Node
 from updraft.scheduling.entries import Entry, Preemption
+from updraft.scheduling.lines import REFRESH_SECONDS
 from updraft.scheduling.queue import Grant, Party
 from updraft.scheduling.shares import Fairness
 from updraft.simulation.generator import Machines
@@ -57,7 +58,8 @@ class Result:
     gpu_utilisation: float = 0.0
     longest_gap_s: float = 0.0
     gap_bound_s: float | None = None
-    """What the longest gap is at most; None: some job has no time limit, or a priority."""
+    """What the longest gap is at most (docs/scheduling.md); None: where there is no bound, since
+    some job has no time limit, has a priority, or gives way."""
     decision_seconds: array[float] | None = None
     """The CPU time of each decision, with the events that it followed."""
     busy: list[Sample] | None = None
@@ -142,10 +144,10 @@ class Machine:
         result.cpu_utilisation = self._spent[0] / (window * machines.cpus * 1000)
         result.gpu_utilisation = self._spent[1] / (window * max(machines.gpus, 1))
         limits = [job.time_limit_s for job in self._jobs]
-        if None not in limits and not any(job.priority for job in self._jobs):
+        if None not in limits and not any(job.priority or job.preemptible for job in self._jobs):
             users = len(set(self._parties))
             longest = max(limit for limit in limits if limit is not None)
-            result.gap_bound_s = self._patience_s + (users + 1) * longest
+            result.gap_bound_s = self._patience_s + REFRESH_SECONDS + (users + 1) * longest
 
     def _shares(self) -> tuple[float, float]:
         machines = self._machines
