@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from updraft.model.job import Resources
 from updraft.scheduling.capacity import Node
 from updraft.scheduling.claims import Claim, Claims
 from updraft.scheduling.entries import Entry, Preemption, Queued
@@ -67,10 +66,11 @@ class PoolScheduler:
         """A job waits; one that was told already and waits again keeps its place."""
         queued = self.entries.get(entry.serial)
         if queued is None:
-            queued = self.entries[entry.serial] = Queued(entry, entry.count)
+            queued = self.entries[entry.serial] = Queued(entry, entry.count, shape=entry.shape)
         else:
             self._leave_line(queued, now)
             queued.entry, queued.left, queued.looked = entry, entry.count, -1
+            queued.shape = entry.shape
         self._queue(queued, now)
 
     def withdraw(self, serial: int, now: float) -> None:
@@ -105,7 +105,7 @@ class PoolScheduler:
         """
         queued = self.entries.get(entry.serial)
         if queued is None:
-            queued = self.entries[entry.serial] = Queued(entry, 0)
+            queued = self.entries[entry.serial] = Queued(entry, 0, shape=entry.shape)
         self.nodes.adopt(grant.node, queued, grant.tasks, grant.gpus, now)
         self._count_start(queued, grant.node, grant.tasks)
         self._charge(queued, grant.tasks, now)
@@ -166,17 +166,15 @@ class PoolScheduler:
         hold: Hold | None = None
         for line in self.lines:
             most = self._most(line.party, limits)
-            refused: set[tuple[Resources, float | None, int]] = set()  # nor do equal ones fit
+            refused: set[tuple[float | None, ...]] = set()
             for queued in self._in_turn(line):
-                entry = queued.entry
-                shape = (entry.need, entry.time_limit_seconds, entry.count if entry.gang else 0)
-                if shape in refused:
+                if queued.shape in refused:
                     continue
                 if len(refused) == _SHAPES:
                     break
+                entry = queued.entry
                 limited = [] if entry.beside else most
-                ranks = entry.count if entry.gang else 1
-                if limited and any(each.lacks(entry.need, ranks) for each in limited):
+                if limited and any(each.lacks(entry.need, _together(entry)) for each in limited):
                     break  # only its own party's limit keeps it waiting
                 # What gives way to it anyway keeps it from nothing.
                 bars = None if hold is None or gives_way(hold.queued.entry, entry) else hold
@@ -198,7 +196,7 @@ class PoolScheduler:
                 looked += hold is not None  # else no runner that is there could ever take it
                 if looked == _LOOKAHEAD:
                     return False
-                refused.add(shape)
+                refused.add(queued.shape)
         return False
 
     def _in_turn(self, line: Line) -> Sequence[Queued]:
@@ -467,6 +465,11 @@ class PoolScheduler:
             return []
         found: Iterable[Headroom | None] = (limits.get(party.project), limits.get(party))
         return [each for each in found if each is not None]
+
+
+def _together(entry: Entry) -> int:
+    """Return how many tasks of an entry start at least."""
+    return entry.count if entry.gang else 1
 
 
 def _fullness(host: Host) -> tuple[int, int, int, str]:
