@@ -9,7 +9,7 @@ from updraft.model.job import Resources
 from updraft.scheduling.capacity import Node
 from updraft.scheduling.entries import Entry, Preemption
 from updraft.scheduling.preemption import find_victims
-from updraft.scheduling.queue import Grant
+from updraft.scheduling.queue import Grant, Headroom
 from updraft.scheduling.scheduler import PoolScheduler
 
 ANN, BEN, EVE = PARTIES[0], PARTIES[1], PARTIES[3]
@@ -119,6 +119,20 @@ def test_a_place_that_others_leave_is_nobody_elses() -> None:
     assert scheduler.decide(2.0) == []
     scheduler.ended(grant, 3.0, again=True)
     assert scheduler.decide(3.0) == [Grant(2, "n", Resources(1000), ())]
+
+
+def test_a_promised_place_counts_against_its_owners_limit() -> None:
+    scheduler = PoolScheduler()
+    scheduler.put_node(Node("n", capacity(2)), 0.0)
+    scheduler.submit(Entry(1, ANN, Resources(2000), preemptible=True), 0.0)
+    [grant] = scheduler.decide(0.0)
+    assert isinstance(grant, Grant)
+    for serial in (2, 3):
+        scheduler.submit(Entry(serial, EVE, Resources(1000)), 1.0)
+    assert scheduler.decide(1.0, {EVE: Headroom(tasks=1)}) == [Preemption(1, "n", 1, by=2)]
+    scheduler.ended(grant, 2.0)
+    granted = scheduler.decide(2.0, {EVE: Headroom(tasks=1)})
+    assert granted == [Grant(2, "n", Resources(1000), ())]
 
 
 def test_who_is_withdrawn_leaves_the_place_it_was_promised() -> None:

@@ -143,13 +143,13 @@ class PoolScheduler:
         """
         self._decisions = []
         limits = headrooms or _NO_LIMITS
-        for claim in list(self._redeemable.values()):
-            self._redeem(claim, now)
-        self._redeemable.clear()
         if limits:
             for claim in self.claims.all():
                 for each in self._most(claim.queued.entry.party, limits):
                     each.take(claim.queued.entry.need, claim.tasks)
+        for claim in list(self._redeemable.values()):
+            self._redeem(claim, now)
+        self._redeemable.clear()
         for queued in list(self._costless.values()):
             self._start_costless(queued, limits, now)
         if self.lines.refresh(now):
