@@ -39,7 +39,7 @@ _INTRODUCTION = """\
   `--json`: times in it are ISO 8601 in UTC, sizes bytes, durations seconds.
 - A job's id may be cut short as long as it is unique.
 - A server that is needed and not there is started, which one line on stderr says. `status`, `stop`,
-  `doctor`, `config`, `help`, `completion`, `login`, `logout` and `profile` start none.
+  `doctor`, `config`, `help`, `completion`, `simulate`, `login`, `logout` and `profile` start none.
 """
 
 _LAUNCHERS = (

@@ -33,6 +33,8 @@ class World:
     nodes: list[Node]
     limits: dict[Party | str, Headroom] = field(default_factory=dict)
     fairness: Fairness = field(default_factory=Fairness)
+    settles: bool = False
+    """Whether every reservation is found at once, and not only when somebody might use it."""
 
     def __post_init__(self) -> None:
         self.scheduler = PoolScheduler(self.fairness)
@@ -43,6 +45,7 @@ class World:
         self.waiting: Counter[int] = Counter()
         self.running: dict[int, tuple[Grant, float]] = {}  # by a number of their own
         self.preempted: list[Preemption] = []
+        self.first_held: int | None = None
         self.reserved: dict[int, list[tuple[float, float]]] = {}
         # When who was given which time to start by.
         self._numbers = count()
@@ -68,6 +71,10 @@ class World:
             decisions = self.scheduler.decide(self.now, left)
             self._check(decisions)
             hold = self.scheduler.hold
+            if hold is not None and self.first_held is None:
+                self.first_held = hold.queued.entry.serial
+            if hold is not None and self.settles:
+                hold.settle(self.scheduler.nodes, self.now)
             if hold is not None and hold.settled and hold.parts:
                 serial = hold.queued.entry.serial
                 self.reserved.setdefault(serial, []).append((self.now, hold.at))

@@ -36,6 +36,12 @@ class Entry:
     """Whether another stage of its pipeline runs, and waits for it: no limit keeps it from that."""
 
     @property
+    def shape(self) -> tuple[float | None, ...]:
+        """What it asks for: where it does not fit, none of the same shape does."""
+        need, ranks = self.need, self.count if self.gang else 0
+        return (need.cpus_milli, need.memory_bytes, need.gpus, self.time_limit_seconds, ranks)
+
+    @property
     def costless(self) -> bool:
         """Whether it delays nobody."""
         return self.need == NOTHING and self.count == 1
@@ -82,6 +88,8 @@ class Queued:
     """As ``looked``, of its last look at who could give way."""
     short: int = 1
     """How many tasks had no room then."""
+    shape: tuple[float | None, ...] = ()
+    """The entry's, taken once."""
     nodes: list[str] = field(default_factory=list)
     """Where the ranks of a gang run."""
 

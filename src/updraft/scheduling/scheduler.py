@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from updraft.model.job import Resources
 from updraft.scheduling.capacity import Node
 from updraft.scheduling.claims import Claim, Claims
 from updraft.scheduling.entries import Entry, Preemption, Queued
@@ -22,7 +21,7 @@ from updraft.scheduling.growth import Growth
 from updraft.scheduling.hosts import Held, Host
 from updraft.scheduling.lines import Line, Lines
 from updraft.scheduling.nodes import LOOKAHEAD, Nodes
-from updraft.scheduling.preemption import find_victims
+from updraft.scheduling.preemption import find_victims, gives_way
 from updraft.scheduling.queue import Grant, Headroom, Headrooms, Party
 from updraft.scheduling.reservation import Hold, could_start
 from updraft.scheduling.shares import Fairness, Shares
@@ -67,10 +66,11 @@ class PoolScheduler:
         """A job waits; one that was told already and waits again keeps its place."""
         queued = self.entries.get(entry.serial)
         if queued is None:
-            queued = self.entries[entry.serial] = Queued(entry, entry.count)
+            queued = self.entries[entry.serial] = Queued(entry, entry.count, shape=entry.shape)
         else:
             self._leave_line(queued, now)
             queued.entry, queued.left, queued.looked = entry, entry.count, -1
+            queued.shape = entry.shape
         self._queue(queued, now)
 
     def withdraw(self, serial: int, now: float) -> None:
@@ -105,7 +105,7 @@ class PoolScheduler:
         """
         queued = self.entries.get(entry.serial)
         if queued is None:
-            queued = self.entries[entry.serial] = Queued(entry, 0)
+            queued = self.entries[entry.serial] = Queued(entry, 0, shape=entry.shape)
         self.nodes.adopt(grant.node, queued, grant.tasks, grant.gpus, now)
         self._count_start(queued, grant.node, grant.tasks)
         self._charge(queued, grant.tasks, now)
@@ -143,13 +143,13 @@ class PoolScheduler:
         """
         self._decisions = []
         limits = headrooms or _NO_LIMITS
-        for claim in list(self._redeemable.values()):
-            self._redeem(claim, now)
-        self._redeemable.clear()
         if limits:
             for claim in self.claims.all():
                 for each in self._most(claim.queued.entry.party, limits):
                     each.take(claim.queued.entry.need, claim.tasks)
+        for claim in list(self._redeemable.values()):
+            self._redeem(claim, now)
+        self._redeemable.clear()
         for queued in list(self._costless.values()):
             self._start_costless(queued, limits, now)
         if self.lines.refresh(now):
@@ -162,40 +162,54 @@ class PoolScheduler:
 
     def _step(self, limits: Headrooms, now: float) -> bool:
         """Start, or make room for, the first that can; return whether there was one."""
-        looked = 0
+        looked, mark = 0, self._growth.mark
         hold: Hold | None = None
         for line in self.lines:
             most = self._most(line.party, limits)
-            refused: set[tuple[Resources, float | None, int]] = set()  # nor do equal ones fit
-            for at in range(min(len(line.items), _DEPTH)):
-                queued = line.items[at]
-                entry = queued.entry
-                shape = (entry.need, entry.time_limit_seconds, entry.count if entry.gang else 0)
-                if shape in refused:
+            refused: set[tuple[float | None, ...]] = set()
+            for queued in self._in_turn(line):
+                if queued.shape in refused:
                     continue
                 if len(refused) == _SHAPES:
                     break
+                entry = queued.entry
                 limited = [] if entry.beside else most
-                ranks = entry.count if entry.gang else 1
-                if limited and any(each.lacks(entry.need, ranks) for each in limited):
+                if limited and any(each.lacks(entry.need, _together(entry)) for each in limited):
                     break  # only its own party's limit keeps it waiting
-                looked += 1
-                started = self._try(queued, line, hold, (limited, now))
-                if not started and hold is None:
+                # What gives way to it anyway keeps it from nothing.
+                bars = None if hold is None or gives_way(hold.queued.entry, entry) else hold
+                if queued.looked == mark and (bars is not None or not queued.behind):
+                    started = 0  # nothing has changed since its last look
+                else:
+                    started = self._try(queued, line, bars, (limited, now))
+                if not started and bars is None:
                     started = self._preempt(queued, now)
                 if started:
                     for each in most:
                         each.take(entry.need, started)
                     return True
-                if hold is None:
+                if bars is None:
                     former = self.hold
-                    hold = self._hold_for(queued, now)
-                    if hold is not None and hold is not former:
+                    hold = self._hold_for(queued, now) or hold
+                    if self.hold is not former:
                         return True  # lines have moved
+                looked += hold is not None  # else no runner that is there could ever take it
                 if looked == _LOOKAHEAD:
                     return False
-                refused.add(shape)
+                refused.add(queued.shape)
         return False
+
+    def _in_turn(self, line: Line) -> Sequence[Queued]:
+        """Return the first of a line; of equal priority, whoever holds the reservation first."""
+        found = line.items[:_DEPTH]
+        hold = None if self.hold is None else self.hold.queued
+        if hold is not None and hold.entry.party == line.party and found[0] is not hold:
+            # An array before it may have been at its limit of parallel tasks.
+            return sorted(
+                {*found, hold},
+                key=lambda each: (-each.entry.priority, each is not hold, each.entry.serial),
+            )
+        return found
 
     def _try(
         self,
@@ -223,14 +237,15 @@ class PoolScheduler:
             for name, tasks in parts.items():
                 self._start(queued, self.nodes.hosts[name], tasks, now)
         else:
-            host = self._place_one(queued, room, hold)
-            if host is None:
+            parts = {}
+            turn = min(queued.room, self._turn(line, entry), *(e.most(entry.need) for e in most))
+            while turn and (host := self._place_one(queued, room, hold)) is not None:
+                tasks = min(room(host), turn)
+                self._start(queued, host, tasks, now)
+                parts[host.name] = tasks
+                turn -= tasks
+            if not parts:
                 return 0
-            tasks = min(queued.room, room(host), self._turn(line, entry))
-            if most:
-                tasks = min(tasks, *(each.most(entry.need) for each in most))
-            self._start(queued, host, tasks, now)
-            parts = {host.name: tasks}
         if hold is None and self.hold is not None and not self.hold.parts.keys().isdisjoint(parts):
             self._unsettle()  # who goes before it has taken some of its place
         self._after_start(queued, now)
@@ -339,6 +354,8 @@ class PoolScheduler:
         if self.hold is not None:
             if self.hold.queued is queued:
                 return self.hold
+            if gives_way(queued.entry, self.hold.queued.entry):
+                return None  # its place would be taken from it
             if not could_start(self.nodes, queued.entry):
                 return None
             self._release_hold(now)  # a higher priority came
@@ -448,6 +465,11 @@ class PoolScheduler:
             return []
         found: Iterable[Headroom | None] = (limits.get(party.project), limits.get(party))
         return [each for each in found if each is not None]
+
+
+def _together(entry: Entry) -> int:
+    """Return how many tasks of an entry start at least."""
+    return entry.count if entry.gang else 1
 
 
 def _fullness(host: Host) -> tuple[int, int, int, str]:

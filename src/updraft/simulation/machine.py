@@ -1,7 +1,7 @@
 """A virtual machine room: jobs of a trace come, a policy decides, tasks run and end.
 
-Time is virtual.  Only how long decisions take is read from a clock, and told apart.  Runners do not
-fail, launching takes no time, and what gives way ends at once and loses what it did.
+Time is virtual.  Only the CPU time of decisions is read from a clock, and told apart.  Runners do
+not fail, launching takes no time, and what gives way ends at once and loses what it did.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from updraft import errors
 from updraft.model.job import Resources
 from updraft.scheduling.capacity import Capacity, Node
 from updraft.scheduling.entries import Entry, Preemption
+from updraft.scheduling.lines import REFRESH_SECONDS
 from updraft.scheduling.queue import Grant, Party
 from updraft.scheduling.shares import Fairness
 from updraft.simulation.generator import Machines
@@ -57,9 +58,10 @@ class Result:
     gpu_utilisation: float = 0.0
     longest_gap_s: float = 0.0
     gap_bound_s: float | None = None
-    """What the longest gap is at most; None: some job has no time limit, or a priority."""
+    """What the longest gap is at most (docs/scheduling.md); None: where there is no bound, since
+    some job has no time limit, has a priority, or gives way."""
     decision_seconds: array[float] | None = None
-    """How long each decision took, with the events that it followed."""
+    """The CPU time of each decision, with the events that it followed."""
     busy: list[Sample] | None = None
     """By time: the share of CPUs in use, of GPUs in use, and how many tasks wait."""
 
@@ -119,7 +121,7 @@ class Machine:
             ends = self._ends[0][0] if self._ends else float("inf")
             self._advance(min(comes, ends))
             now = self._now
-            began = time.perf_counter()
+            began = time.thread_time()
             while self._ends and self._ends[0][0] <= now:
                 self._end(heapq.heappop(self._ends)[2])
                 result.events += 1
@@ -128,7 +130,7 @@ class Machine:
                 result.events += 1
                 at += 1
             self._decide()
-            took.append(time.perf_counter() - began)
+            took.append(time.thread_time() - began)
             if now >= due and now <= self._last:
                 busy.append((now, *self._shares(), self._waiting))
                 due = now + step
@@ -142,10 +144,10 @@ class Machine:
         result.cpu_utilisation = self._spent[0] / (window * machines.cpus * 1000)
         result.gpu_utilisation = self._spent[1] / (window * max(machines.gpus, 1))
         limits = [job.time_limit_s for job in self._jobs]
-        if None not in limits and not any(job.priority for job in self._jobs):
+        if None not in limits and not any(job.priority or job.preemptible for job in self._jobs):
             users = len(set(self._parties))
             longest = max(limit for limit in limits if limit is not None)
-            result.gap_bound_s = self._patience_s + (users + 1) * longest
+            result.gap_bound_s = self._patience_s + REFRESH_SECONDS + (users + 1) * longest
 
     def _shares(self) -> tuple[float, float]:
         machines = self._machines
