@@ -50,12 +50,10 @@ ALL = paths(ROOT)
 def test_the_commands_are_those_of_the_documentation() -> None:
     assert {" ".join(words) for words in ALL} == {
         "run", "batch", "logs", "attach", "exec", "serve", "status", "stop", "doctor", "help",
-        "completion", "job", "job list", "job show", "job wait", "job watch", "job cancel",
-        "job extend", "job rerun", "job retry",
         "config", "config check", "config show", "config help",
         "completion", "simulate",
         "job", "job list", "job show", "job wait", "job watch", "job cancel",
-        "job extend", "job rerun", "config", "config check", "config show", "config help",
+        "job extend", "job rerun", "job retry",
         "pool", "pool list", "pool show", "pool create", "pool update", "pool drain",
         "pool delete", "runner", "runner join", "runner run", "runner token", "runner tokens",
         "runner tokens list", "runner tokens revoke", "runner list", "runner show", "runner drain",
