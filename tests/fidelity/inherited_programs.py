@@ -18,7 +18,7 @@ TO_THE_GROUP = (
 SHOW_ENVIRONMENT = """
 import os
 for name, value in sorted(os.environb.items()):
-    if name not in (b"UPDRAFT_JOB_ID", b"UPDRAFT_ATTEMPT"):
+    if name not in (b"UPDRAFT_JOB_ID", b"UPDRAFT_ATTEMPT", b"UPDRAFT_URL", b"UPDRAFT_TOKEN"):
         print(name, value)
 """
 
@@ -62,7 +62,7 @@ ENVIRONMENT = (
     around(
         "no-other-variables",
         "$RUN sh -c 'env | grep -c ^UPDRAFT_'",
-        exception="UPDRAFT_JOB_ID and UPDRAFT_ATTEMPT tell a command that it is a job",
+        exception="UPDRAFT_JOB_ID and others tell a command that it is a job, and of which server",
     ),
     around("variable-for-one-command", "GREETING='hi  there' $RUN sh -c 'echo \"$GREETING\"'"),
     around(

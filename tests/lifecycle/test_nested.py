@@ -115,6 +115,14 @@ def test_nested_calls_of_a_pipelines_stages_end(own: Instance) -> None:
     assert done.stdout == b"1000\n", done.stderr
 
 
+def test_the_tasks_of_an_array_run_jobs_in_what_it_has(own: Instance) -> None:
+    """Its crew holds all CPUs, and keeps them for its next tasks."""
+    count = 3 * CPUS
+    array = submit(own, "-N", str(count), "--", "sh", "-c", "urun -q sh -c 'urun -q echo deep'")
+    assert own.run("updraft", "job", "wait", array, timeout=60).returncode == 0
+    assert len(jobs(own, "--parent", array)) == job(own, array)["children"] == count
+
+
 def test_a_call_that_would_wait_for_ever_is_refused(own: Instance) -> None:
     if CPUS < 2:
         pytest.skip("needs a machine of which a part can be held")

@@ -33,6 +33,7 @@ OTHER_CODES = (
 )
 
 NOTES = (
+    "Within a task whose job has ended: 125 of urun and ubatch, 1 of updraft; stderr says so.",
     "ubatch without -f exits with 0 once the job is stored.",
     "updraft job wait with several jobs: 0 if all are ok, else the code of the first that is not.",
     "A job is ok when its state is SUCCESS and its exit code 0; SUCCESS alone says that Updraft did"
