@@ -496,3 +496,43 @@ def test_a_keeper_of_another_release_makes_way_as_soon_as_it_is_idle(
     now = keeper.connect().report
     assert now["pid"] == was["pid"] == keeper.process.pid
     assert (now["keeper"] != was["keeper"], now["attempts"]) == (True, [])
+
+
+CREW = 50
+
+
+def test_a_crews_output_is_shipped_task_by_task(keeper: KeeperProcess) -> None:
+    async def check() -> None:
+        async with agent_of(keeper, ships=True) as (control, data):
+            spec = keeper.shell("echo out $UPDRAFT_TASK_INDEX; echo error >&2")
+            body = {**spec, "stdin": False, "attached": False, "count": 3, "width": 2}
+            control.connection.send_message(frames.CREW, body, CREW << 2)
+            tasks = [[100 + index, index, 1] for index in range(3)]
+            order = {"tasks": tasks, "width": 2}
+            control.connection.send_message(frames.TASKS, order, CREW << 2)
+
+            def ended() -> set[int]:
+                groups = [body_of(payload)["ends"] for _, _, payload in control.of(frames.ENDS)]
+                return {serial for group in groups for serial, _ in group}
+
+            def shipped(attempt: int, stream: int) -> bytes:
+                channel = frames.stream_channel(attempt, stream)
+                found = [piece for at, _, piece in data.of(frames.DATA) if at == channel]
+                return b"".join(found)
+
+            def is_all() -> bool:
+                return all(
+                    shipped(100 + index, frames.STDOUT) == b"out %d\n" % index
+                    and shipped(100 + index, frames.STDERR) == b"error\n"
+                    for index in range(3)
+                )
+
+            await control.until(lambda: ended() == {100, 101, 102})
+            await data.until(is_all)
+            spool = keeper.socket.parent / "spool" / str(CREW)
+            assert spool.exists()
+            forgotten = {"attempts": [100, 101, 102, CREW]}
+            control.connection.send_message(frames.FORGET, forgotten)
+            await asyncio.to_thread(wait_for, "the spool goes", lambda: not spool.exists())
+
+    asyncio.run(check())

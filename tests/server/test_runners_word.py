@@ -250,3 +250,62 @@ def test_what_runs_beside_a_job_ends_for_its_client_when_its_runner_has_it_no_mo
         await made.execution.settle()
 
     with_runners(tmp_path, 1, check)
+
+
+def said_of(array: Any, serial: int, **changes: Any) -> dict[str, Any]:
+    """What a keeper's report says of an array's task that its crew has."""
+    task = array.tasks[serial]
+    known = {"crew": task.crew.serial, "index": task.index, "number": task.number}
+    return {"attempt": serial, **known, "waiting": True, **changes}
+
+
+async def fed(made: Api, agent: Agent, job: str) -> Any:
+    """Wait until a crew of an array was sent its tasks; return what the server has of it."""
+    while not agent.control.attempts(frames.TASKS):  # noqa: ASYNC110 - no event
+        await asyncio.sleep(0.001)
+    live = made.execution.live.find(job)
+    assert live is not None
+    assert live.array is not None
+    return live.array
+
+
+def test_tasks_that_a_runner_still_has_are_not_taken_for_stale(tmp_path: Path) -> None:
+    async def check(made: Api, beside: BesideRuns, names: list[str]) -> None:
+        agent = Agent(made, beside, names[0])
+        agent.report()
+        job = await made.submit("their-own-key", pool="gpu", kind="array", tasks=2)
+        array = await fed(made, agent, job)
+        one, two = sorted(array.tasks)
+        agent.session.closed()
+        back = Agent(made, beside, names[0])
+        running = said_of(array, one, waiting=False, pid=3, at=1)
+        back.report(running, said_of(array, two))
+        assert back.control.attempts(frames.KILL) == []
+        assert array.tasks[one].pid == 3
+        crew = array.tasks[one].crew.serial
+        ends = [[one, {**ENDED, "pid": 3, "started": 1}], [two, ENDED]]
+        back.say(frames.ENDS, crew, {"ends": ends})
+        await made.execution.settle()
+        assert await state(made, job) == "SUCCESS"
+
+    with_runners(tmp_path, 1, check)
+
+
+def test_a_runner_is_not_heard_about_another_ones_crew(tmp_path: Path) -> None:
+    async def check(made: Api, beside: BesideRuns, names: list[str]) -> None:
+        first, second = (Agent(made, beside, name) for name in names)
+        first.report()
+        job = await made.submit("their-own-key", pool="gpu", kind="array", tasks=1)
+        array = await fed(made, first, job)
+        (serial,) = array.tasks
+        crew = array.tasks[serial].crew.serial
+        second.report(said_of(array, serial, waiting=False, pid=3, at=1))
+        second.say(frames.STARTS, crew, {"starts": [[serial, 3, 1]]})
+        second.say(frames.ENDS, crew, {"ends": [[serial, ENDED]]})
+        await made.execution.settle()
+        assert await state(made, job) == "IN_QUEUE"
+        assert array.tasks[serial].pid is None
+        assert not made.execution.relay.comes_from(serial, second.data)
+        assert second.control.attempts(frames.KILL) == [serial]
+
+    with_runners(tmp_path, 2, check)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         """The keeper, as its crews see it."""
 
         @property
+        def is_shared(self) -> bool: ...
+        @property
         def is_ending(self) -> bool: ...
         def seen_by_others(self, end: dict[str, Any]) -> dict[str, Any]: ...
         def start(self, attempt: int, spec: dict[str, Any]) -> None: ...
@@ -54,7 +56,7 @@ _GATHER_SECONDS = 0.005
 class Crew:
     """The tasks of one array that this runner was granted."""
 
-    def __init__(self, number: int, spec: dict[str, Any]) -> None:
+    def __init__(self, number: int, spec: dict[str, Any], *, shared: bool) -> None:
         self.number = number
         self.spec = spec
         self.width: int = spec["width"]
@@ -63,8 +65,9 @@ class Crew:
         """The index and the number of each attempt that was not forgotten."""
         self.running: set[int] = set()
         """Those that have a leader of their own."""
-        self.workers: list[Worker] | None = [] if workers.suits(spec) else None
-        """None: each task gets a leader."""
+        has_workers = not shared and workers.suits(spec)
+        self.workers: list[Worker] | None = [] if has_workers else None
+        """None: each task gets a leader, on a shared runner whatever the spec says."""
         self.worker_count = 0
 
     def task_spec(self, attempt: int) -> dict[str, Any]:
@@ -118,7 +121,9 @@ class Crews:
         _checked([], spec["width"])
         crew = self._crews.get(number)
         if crew is None:
-            self._crews[number] = Crew(number, {**spec, "crew": number})
+            self._crews[number] = Crew(
+                number, {**spec, "crew": number}, shared=self._host.is_shared
+            )
         else:
             self._set_width(crew, spec["width"])
 

@@ -259,6 +259,11 @@ class Keeper:
     # -- what crews ask for (crews.Host)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether this keeper starts isolated tasks only."""
+        return self._shared
+
+    @property
     def is_ending(self) -> bool:
         """Whether this keeper was asked to end, with its machine or by its administrator."""
         return self._silent_at is not None

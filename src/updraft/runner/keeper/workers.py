@@ -101,7 +101,7 @@ def suits(spec: dict[str, Any]) -> bool:
     """Whether workers can run a crew's tasks: there is nothing that each needs done by itself."""
     if spec.get("isolation") is not None or spec["memory_bytes"] or spec.get("fenced"):
         return False
-    if spec["closed_fds"] or spec["one_output"] or "refused" in spec:
+    if "beside" in spec or spec["closed_fds"] or spec["one_output"] or "refused" in spec:
         return False
     limits, _ = command.reachable_limits(spec["rlimits"], root=os.geteuid() == 0)
     return all(_is_harmless(number, soft) for number, soft, _ in limits)

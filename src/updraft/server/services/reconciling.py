@@ -52,7 +52,11 @@ class Reconciling:
         of_crews = [report for report in reports if "crew" in report]
         reports = [report for report in reports if "crew" not in report]
         forget = self._granting.arrays.joined(runner, of_crews)
-        relayed = [each["attempt"] for each in of_crews if each["attempt"] in self._live.tasks]
+        relayed = [
+            each["attempt"]
+            for each in of_crews
+            if (task := self._live.tasks.get(each["attempt"])) and task.crew.runner == runner.name
+        ]
         for report in reports:
             serial = report["attempt"]
             job = self._live.by_attempt.get(serial)
