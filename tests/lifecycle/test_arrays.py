@@ -149,8 +149,9 @@ def test_tasks_are_tried_again_after_an_exit_if_that_was_asked(
     running: Instance, tmp_path: Path
 ) -> None:
     said = call(
-        running, "urun", "-q", "--name", "tried", "-N", "3", "--retries", "2", "--retry-on", "exit", "--backoff",
-        "10ms", "sh", "-c", f"cd {tmp_path}; mkdir $UPDRAFT_TASK_INDEX && exit 5; exit 0",
+        running, "urun", "-q", "--name", "tried", "-N", "3", "--retries", "2", "--retry-on",
+        "exit", "--backoff", "10ms", "sh", "-c",
+        f"cd {tmp_path}; mkdir $UPDRAFT_TASK_INDEX && exit 5; exit 0",
     )  # fmt: skip
     assert said.code == 0
     (job,) = [
