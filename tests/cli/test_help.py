@@ -175,7 +175,7 @@ def complete(*words: str) -> list[str]:
 
 def test_completion_knows_commands_flags_and_values() -> None:
     assert complete("st") == ["status", "stop"]
-    assert complete("job", "re") == ["rerun", "retry"]
+    assert complete("job", "re") == ["retry", "rerun"]
     assert complete("job", "list", "--st") == ["--state"]
     assert complete("job", "list", "--state", "EXP") == ["expired"]
     assert complete("completion", "z") == ["zsh"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from updraft import errors, faults
+from updraft import errors
 from updraft.model.ending import outcome_of, reason_to_retry
 from updraft.model.job import Outcome, backoff_of, name_of
 from updraft.model.ranges import Ranges
@@ -186,7 +186,6 @@ class Arrays:
                 if turn is None:
                     return
                 await self._core.background.write(lambda c, turn=turn: self._store(c, job, turn))  # type: ignore[misc]
-                faults.reached("tasks-stored")
                 await self._apply(job, array, turn)
         finally:
             array.pumping = False
