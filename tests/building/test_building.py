@@ -47,6 +47,7 @@ def spoken(said: str) -> list[str]:
     return sorted(line for line in said.splitlines() if not line.startswith("urun: "))
 
 
+@pytest.mark.slow
 def test_a_build_through_urun_makes_the_same_files(updraft_home: Instance, tmp_path: Path) -> None:
     c_project.write(tmp_path / "plain")
     c_project.write(tmp_path / "through")
