@@ -51,7 +51,8 @@ def test_the_commands_are_those_of_the_documentation() -> None:
     assert {" ".join(words) for words in ALL} == {
         "run", "batch", "logs", "attach", "exec", "serve", "status", "stop", "doctor", "help",
         "config", "config check", "config show", "config help",
-        "completion", "simulate",
+        "completion", "simulate", "flow", "flow run", "flow show", "flow list", "flow cancel",
+        "flow restore",
         "job", "job list", "job show", "job wait", "job watch", "job cancel",
         "job extend", "job rerun", "job retry",
         "pool", "pool list", "pool show", "pool create", "pool update", "pool drain",

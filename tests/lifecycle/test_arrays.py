@@ -8,8 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.cli.calling import ask, call, finish, start, submit, updraft, wait_state
 from tests.waiting import until
 from updraft.testing.instance import Instance
@@ -100,7 +98,6 @@ def test_one_waiting_task_one_running_task_and_all_can_be_cancelled(running: Ins
     assert wait_state(running, job, "CANCELLED")["tasks"]["ok"] == 0
 
 
-@pytest.mark.xfail(reason="a retried task is not granted while another runs", strict=True)
 def test_a_task_that_failed_is_tried_again_while_the_array_goes_on(
     running: Instance, tmp_path: Path
 ) -> None:
@@ -227,7 +224,6 @@ def test_a_second_ctrl_c_leaves_at_once(running: Instance, tmp_path: Path) -> No
     assert "Traceback" not in said.err
 
 
-@pytest.mark.xfail(reason="tasks have been seen to run twice: P2 is broken for arrays")
 def test_a_killed_server_runs_no_task_twice_and_leaves_none_out(
     running: Instance, tmp_path: Path
 ) -> None:

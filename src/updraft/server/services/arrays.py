@@ -412,7 +412,7 @@ class Arrays:
                 await self.send(crew, fed)
             self._live.wait(job)
             self._core.changes.changed(job.serial)
-        if turn.over or turn.outcome is not None:
+        if turn.over or turn.asked or turn.outcome is not None:
             self._schedule()
 
     def _narrow(self, array: LiveArray, turn: _Turn) -> None:
