@@ -122,6 +122,9 @@ class Endings:
             self._changes.changed(job.serial)
             if job.client is not None:
                 job.client.say(f"{outcome.message}; trying again")
+            if job.wanted is Wanted.CANCEL:  # asked for while this was being stored
+                ended = Outcome(State.CANCELLED, None, "cancelled")
+                await self.finish_unstarted(job, ended, patient=True)
         else:
             self._end(job, outcome, lengths)
         self._relay.ended(attempt.serial)

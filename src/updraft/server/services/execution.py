@@ -7,6 +7,7 @@ that it expects, and applied here once the write is on the disk.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection
@@ -182,7 +183,8 @@ class Execution:
     def _forsake(self, job: LiveJob, why: str) -> None:
         """Cancel the children of a job that is cancelled, or was lost, and theirs with them."""
         for child in self.live.families.children(job.id):
-            if child.wanted is not Wanted.CANCEL and not child.ending:
+            # Also one that is ending: it may be about to be tried again.
+            if child.wanted is not Wanted.CANCEL:
                 self._give_up(child, why)
 
     def _kill(self, job: LiveJob) -> None:
@@ -241,7 +243,11 @@ class Execution:
         await self._write_job(job, {"detached": True})
 
     def _give_up(self, job: LiveJob, why: str) -> None:
-        self._background.spawn(self.cancel(job, why, patient=True), f"cancel {job.id}")
+        self._background.spawn(self._cancel_if_live(job, why), f"cancel {job.id}")
+
+    async def _cancel_if_live(self, job: LiveJob, why: str) -> None:
+        with suppress(errors.Conflict):  # it came to its end meanwhile
+            await self.cancel(job, why, patient=True)
 
     async def _write_job(
         self, job: LiveJob, values: dict[str, Any], *, patient: bool = False
