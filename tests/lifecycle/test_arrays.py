@@ -217,7 +217,7 @@ def test_a_second_ctrl_c_leaves_at_once(running: Instance, tmp_path: Path) -> No
     wait_lines(trace, 1)
     (job,) = [each["id"] for each in ask(running, "job", "list") if each["name"] == "deaf"]
     client.send_signal(signal.SIGINT)
-    until(lambda: ask(running, "job", "show", job)["wanted"] == "CANCEL", "cancelling", SECONDS)
+    until(lambda: ask(running, "job", "show", job)["wanted"] == "cancel", "cancelling", SECONDS)
     client.send_signal(signal.SIGINT)
     said = finish(client)
     assert said.code == 130

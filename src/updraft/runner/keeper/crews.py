@@ -314,17 +314,20 @@ class Crews:
             if crew.waiting and (room := worker.room) > 0:
                 self._give(crew, worker, room)
         if not crew.waiting:
-            self._share_out(found[: crew.width])
+            self._share_out(found[: crew.width], crew.width)
 
     def _give(self, crew: Crew, worker: Worker, most: int) -> None:
         attempts = [crew.waiting.popleft() for _ in range(min(most, len(crew.waiting)))]
         worker.give([(attempt, *crew.tasks[attempt]) for attempt in attempts])
 
     @staticmethod
-    def _share_out(found: list[Worker]) -> None:
-        """Take from whoever has tasks ahead for whoever has nothing left; they come back to us."""
-        idle = sum(1 for worker in found if not worker.given)
-        if not idle:
+    def _share_out(found: list[Worker], width: int) -> None:
+        """Take from whoever has tasks ahead for who has nothing left, or could be hired.
+
+        They come back to us.
+        """
+        idle = width - sum(1 for worker in found if worker.given)
+        if not idle or not found:
             return
         most = max(found, key=lambda worker: len(worker.given))
         for attempt in list(most.given)[1:][-idle:]:

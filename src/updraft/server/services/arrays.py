@@ -38,6 +38,9 @@ _NAMED_BYTES = 200
 _MOST_ENDED_AT_A_TIME = 1000
 """Of tasks that cannot run any more: other writes are not to wait for a million."""
 
+_RECALL_SECONDS = 1.0
+"""How long a slot is kept for a task that is taken back from another crew."""
+
 _CANCELLED_UNSTARTED = "cancelled before it started"
 _UNSTARTED = {"unstarted": True, "stdout": 0, "stderr": 0}
 _NO_ENVIRONMENT = {
@@ -184,6 +187,7 @@ class Arrays:
             while not job.ending:
                 turn = self._prepare(job, array)
                 if turn is None:
+                    self._tell_widths(array)
                     return
                 await self._core.background.write(lambda c, turn=turn: self._store(c, job, turn))  # type: ignore[misc]
                 await self._apply(job, array, turn)
@@ -218,6 +222,7 @@ class Arrays:
         self._withdraw(job, array, turn)
         self._requeue(array, turn)
         self._feed(job, array, turn)
+        self._share_out(job, array)
         self._narrow(array, turn)
         if failed:
             turn.said.append(event_row(job, "TASKS", f"not ok: tasks {_shortened(failed)}"))
@@ -357,6 +362,37 @@ class Arrays:
                 turn.grants.append(_grant_values(job, task))
             if fed:
                 turn.feeds[crew] = fed
+                crew.expects = max(crew.expects - len(fed), 0)
+
+    def _share_out(self, job: LiveJob, array: LiveArray) -> None:
+        """Take tasks back that a crew has ahead, for the slots of others that have nothing to do.
+
+        They end as not started, and are fed anew; those that have started meanwhile stay.
+        """
+        if array.queued or job.wanted is not Wanted.RUN:
+            return
+        ahead = [
+            task
+            for crew in array.crews.values()
+            for task in list(crew.tasks.values())[crew.width :]
+            if task.stored and task.started_ns is None
+        ]
+        for crew in array.crews.values():
+            idle = crew.width - len(crew.tasks) - crew.expects
+            for _ in range(min(idle, len(ahead))):
+                task = ahead.pop()
+                runner = self._live.runners.get(task.crew.runner)
+                if runner is None or not runner.is_there:
+                    continue
+                runner.kill(task.serial, "recall", 0)
+                crew.expects += 1
+                loop = asyncio.get_running_loop()
+                loop.call_later(_RECALL_SECONDS, self._expect_no_more, job, crew)
+
+    def _expect_no_more(self, job: LiveJob, crew: LiveCrew) -> None:
+        crew.expects = max(crew.expects - 1, 0)
+        if job.array is not None and crew.serial in job.array.crews:
+            self.kick(job)
 
     def _take_job(self, job: LiveJob, array: LiveArray, turn: _Turn, *, first: bool) -> None:
         """Find what the job's own row gets."""
@@ -418,14 +454,26 @@ class Arrays:
     def _narrow(self, array: LiveArray, turn: _Turn) -> None:
         """Give slots back that nothing is left for; a crew without any is no more."""
         for crew in list(array.crews.values()):
-            if crew.width > len(crew.tasks):
-                self._live.give_back_slots(crew, crew.width - len(crew.tasks))
+            spare = crew.width - len(crew.tasks) - crew.expects
+            if spare > 0:
+                self._live.give_back_slots(crew, spare)
             if not crew.width:
                 del array.crews[crew.serial]
                 self._live.drop_crew(crew)
                 turn.forgotten.setdefault(crew.runner, []).append(crew.serial)
 
     # -- to runners
+
+    def _tell_widths(self, array: LiveArray) -> None:
+        """Let crews that got slots run more of what they have at a time."""
+        for crew in array.crews.values():
+            runner = self._live.runners.get(crew.runner)
+            if crew.width <= crew.told_width or not crew.tasks or runner is None:
+                continue
+            if runner.control is not None and crew.keeper == runner.keeper:
+                crew.told_width = crew.width
+                body: dict[str, Any] = {"tasks": [], "width": crew.width}
+                runner.control.send_message(frames.TASKS, body, crew.serial << 2)
 
     async def send(self, crew: LiveCrew, tasks: list[LiveTask]) -> None:
         """Send attempts that are stored to the crew's runner, if that is there."""
@@ -461,6 +509,7 @@ class Arrays:
                 self._take_in(task, fresh=True)
                 self._intake.granted(task.serial, data)
                 self._core.relay.granted(task.serial, data, ships=True)
+        crew.told_width = crew.width
         listed = [[task.serial, task.index, task.number] for task in tasks]
         control.send_message(frames.TASKS, {"tasks": listed, "width": crew.width}, crew.serial << 2)
 

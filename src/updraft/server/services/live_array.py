@@ -65,6 +65,10 @@ class LiveCrew:
     """By their attempts' serials, in the order of their grants."""
     keeper: str = ""
     """Whom it was sent to; empty: nobody, or by an earlier server."""
+    told_width: int = 0
+    """What its runner was told last."""
+    expects: int = 0
+    """How many tasks are taken back from other crews for it, for a moment."""
 
     @property
     def has(self) -> Resources:
@@ -131,6 +135,8 @@ class LiveArray:
         """How many more slots it could use now."""
         due = self.queued if self.ready is None else self.ready
         most = len(due) - len(self.later)
+        # What a crew has ahead could run at once elsewhere.
+        most += sum(max(len(crew.tasks) - crew.width, 0) for crew in self.crews.values())
         if self.max_parallel is not None:
             most = min(most, self.max_parallel - self.slots)
         return max(most, 0)
