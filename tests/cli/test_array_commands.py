@@ -68,7 +68,7 @@ TOGETHER = [
         ["urun", "--not-before", "10m", "--deadline", "5m"],
         "its deadline comes before the time it may start; choose a later one",
     ),
-    (["urun", "--preemptible=1"], "--preemptible takes no value"),
+    (["urun", "--prefix=1"], "--prefix takes no value"),
 ]
 
 

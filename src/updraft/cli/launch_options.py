@@ -54,7 +54,6 @@ FLAGS = (
     Flag("--after", "ID[/TASK]", "start once that job, or task, has ended; repeatable"),
     Flag("--after-ok", "ID[/TASK]", "… once it is ok; ID/* pairs the tasks of two arrays"),
     Flag("--after-fail", "ID[/TASK]", "… once it has ended without being ok"),
-    Flag("--preemptible", None, "give way to what is not: ended, and queued anew"),
     Flag("--on-partition", "WHAT", "fence: end it where the server is out of reach; or rerun"),
     Flag("--shell", "COMMAND", "run one string by your shell instead of a command"),
     Flag("--tty", None, "give it a terminal even if stdin or stdout is none", batch=False),
@@ -107,7 +106,6 @@ class LaunchOptions:
         self.not_before_ns: int | None = None
         self.deadline_ns: int | None = None
         self.after: list[dict[str, Any]] = []
-        self.preemptible = False
         self.fenced = False
         self.shell: str | None = None
         self.tty: bool | None = None
@@ -363,7 +361,6 @@ _SWITCHES: dict[str, Callable[[LaunchOptions], None]] = {
     "no-stdin": _switch("no_stdin"),
     "follow": _switch("follow"),
     "prefix": _switch("prefix"),
-    "preemptible": _switch("preemptible"),
     "quiet": _switch("quiet"),
     "help": _switch("help"),
     "version": _switch("version"),

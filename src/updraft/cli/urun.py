@@ -176,8 +176,6 @@ def _add_policy(body: dict[str, Any], options: launch_options.LaunchOptions) -> 
     for name in ("priority", "backoff_ms", "retry_on", "not_before_ns", "deadline_ns", "after"):
         if value := getattr(options, name):
             body[name] = value
-    if options.preemptible:
-        body["preemptible"] = True
     if options.tasks is not None:
         body["tasks"] = {
             "kind": "array",

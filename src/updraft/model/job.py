@@ -136,8 +136,6 @@ class Policy:
     """It does not start before then (UNIX time)."""
     deadline_ns: int | None = None
     """It is ended then, whether it has started or not."""
-    preemptible: bool = False
-    """Whether it gives way to what is not: it is ended, and queued anew."""
 
 
 MOST_BACKOFF_MS = 3_600_000

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    false,
     literal_column,
 )
 from sqlalchemy.types import TypeEngine
@@ -75,7 +74,6 @@ jobs = Table(
     Column("backoff_ms", BigInteger, nullable=False, server_default="0"),
     Column("not_before_ns", BigInteger),
     Column("deadline_ns", BigInteger),
-    Column("preemptible", Boolean, nullable=False, server_default=false()),
     Column("after", Text),  # JSON list of {job, task, on}: what it waits for, or waited
     Column("state", String(12), nullable=False),
     Column("wanted", String(8), nullable=False),

@@ -217,7 +217,6 @@ class SubmitRequest(Request):
     after: list[After] = Field(
         default_factory=list, max_length=1000, description="what it is to run after"
     )
-    preemptible: bool = Field(default=False, description="it gives way to what is not")
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
     grace_seconds: float = Field(default=10, ge=0, le=86400)
     umask: int = Field(default=0o022, ge=0, le=0o777)

@@ -173,7 +173,6 @@ def _submission(body: schemas.SubmitRequest) -> dict[str, Any]:
         "backoff_ms": round(body.backoff_seconds * 1000),
         "not_before_ns": _moment(body.not_before),
         "deadline_ns": _moment(body.deadline),
-        "preemptible": body.preemptible,
         "after": [each.model_dump() for each in body.after],
         "tasks": _tasks(body),
         "priority": body.priority,

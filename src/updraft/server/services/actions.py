@@ -88,7 +88,6 @@ class Actions:
                 retries=row["retries"],
                 retry_on=frozenset(map(RetryOn, filter(None, row["retry_on"].split(",")))),
                 backoff_ms=row["backoff_ms"],
-                preemptible=row["preemptible"],
                 priority=row["priority"],
                 keep_alive_ms=row["keep_alive_ms"],
                 grace_ms=row["grace_ms"],

@@ -158,7 +158,6 @@ class LiveJob:
     backoff_ms: int = 0
     not_before_ns: int | None = None
     deadline_ns: int | None = None
-    preemptible: bool = False
     after: tuple[Edge, ...] = ()
     """What it was to wait for."""
     waits_for: dict[Edge, None] = field(default_factory=dict)

@@ -123,7 +123,6 @@ def job_row(
         "backoff_ms": job.backoff_ms,
         "not_before_ns": job.not_before_ns,
         "deadline_ns": job.deadline_ns,
-        "preemptible": job.preemptible,
         "after": dependencies.written(job.after),
         "state": State.IN_QUEUE,
         "wanted": Wanted.RUN,
@@ -194,7 +193,6 @@ def live_job(row: RowMapping, attempts: int) -> LiveJob:
         backoff_ms=row["backoff_ms"],
         not_before_ns=row["not_before_ns"],
         deadline_ns=row["deadline_ns"],
-        preemptible=row["preemptible"],
         parent=row["parent"],
         after=dependencies.read(row["after"]),
     )

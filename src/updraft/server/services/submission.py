@@ -78,7 +78,6 @@ def parse_submission(body: Mapping[str, Any]) -> tuple[Submission, bytes]:
             backoff_ms=_maybe(body, "backoff_ms", 0, MOST_BACKOFF_MS) or 0,
             not_before_ns=_maybe(body, "not_before_ns", 0, _MAX_NS),
             deadline_ns=_maybe(body, "deadline_ns", 0, _MAX_NS),
-            preemptible=body.get("preemptible") is True,
             priority=_between(body, "priority", -_MAX_COUNT, _MAX_COUNT),
             keep_alive_ms=_between(body, "keep_alive_ms", 0, _MAX_MS),
             grace_ms=_between(body, "grace_ms", 0, _MAX_MS),

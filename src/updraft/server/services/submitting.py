@@ -164,7 +164,6 @@ class Submitting:
             backoff_ms=policy.backoff_ms,
             not_before_ns=policy.not_before_ns,
             deadline_ns=policy.deadline_ns,
-            preemptible=policy.preemptible,
             parent=submission.parent,
             array=_array_of(submission.tasks),
             came_from=who.attempt,

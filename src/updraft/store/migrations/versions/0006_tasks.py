@@ -27,7 +27,6 @@ def upgrade() -> None:
         sa.Column("backoff_ms", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("not_before_ns", sa.BigInteger()),
         sa.Column("deadline_ns", sa.BigInteger()),
-        sa.Column("preemptible", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.Column("after", sa.Text()),
     ):
         op.add_column("jobs", column)
