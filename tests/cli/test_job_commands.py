@@ -255,7 +255,9 @@ def test_cancel_ends_jobs_and_says_what_it_could_not(
     said = updraft(updraft_home, "job", "cancel", running[0], over, "nothing", running[1])
 
     assert (said.out, said.code) == ("", 1)
-    assert set(said.err.splitlines()) == {
+    # Whether they have ended by the time of the answer is chance.
+    told = said.err.replace("was cancelled", "is being cancelled")
+    assert set(told.splitlines()) == {
         f"updraft: job {over} has ended (SUCCESS: exited with 0)",
         "updraft: there is no job 'nothing'; see: updraft job list --all",
         f"updraft: job {running[0]} is being cancelled",

@@ -54,7 +54,8 @@ OWN = {
 """What everybody may ask, each about themselves."""
 LOOKING = {
     "GET /jobs/{job}", "GET /jobs/{job}/wait", "GET /jobs/{job}/events", "GET /jobs/{job}/logs",
-    "GET /jobs/{job}/logs/{stream}", "GET /projects/{project}", "GET /projects/{project}/members",
+    "GET /jobs/{job}/logs/{stream}", "GET /jobs/{job}/tasks", "GET /jobs/{job}/tasks/{index}",
+    "GET /projects/{project}", "GET /projects/{project}/members",
 }  # fmt: skip
 """What a viewer may do beside that."""
 
