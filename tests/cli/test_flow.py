@@ -105,8 +105,8 @@ def test_a_flow_runs_its_steps_in_order_and_skips_what_is_there_for_failures(
     assert [line[:width].rstrip() for line in lines[2:]] == [
         "prepare",
         "├─ train",
-        "│  ├─ report (and after many)",
-        "│  └─ alarm",
+        "│  ├─ alarm",
+        "│  └─ report (and after many)",
         "└─ many",
     ]
     listed = ask(own, "flow", "list")

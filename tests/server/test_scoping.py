@@ -247,6 +247,7 @@ def test_a_token_does_no_more_than_its_scope(tmp_path: Path, scope: Scope) -> No
         world = await build(made)
         token = await token_of(made, "rob", scope)
         running = {name for name in BODIES if "/jobs" in name} | {"POST /jobs/{job}/cancel"}
+        running |= {f"POST /jobs/{{job}}/tasks/{{index}}/{do}" for do in ("cancel", "retry")}
         for name, method, path in world.routes():
             if name == "POST /sign-out":
                 continue

@@ -84,18 +84,22 @@ class Dependencies:
             elif end.ok is not None:
                 self._take(job, edge, ok=end.ok)
 
-    def job_ended(self, job_id: str, *, ok: bool) -> None:
-        """A job's end is stored.  Tasks of it that never came to run are not ok."""
-        for task, waiters in self._waiters.pop(job_id, {}).items():
+    def job_ended(self, ended: LiveJob, *, ok: bool) -> None:
+        """A job's end is stored.  Tasks of it that never came to run are not ok.
+
+        Of those that did, ``tasks_ended`` has told; or ``settle`` is about to tell who submitted
+        a job meanwhile that runs after them.
+        """
+        unstarted = Ranges() if ended.array is None else ended.array.queued
+        for task, waiters in self._waiters.pop(ended.id, {}).items():
             for job in list(waiters.values()):
-                if task == PAIRED:
-                    rest = Ranges.span(0, 1 << 31)
-                    some = (rest, Ranges()) if ok else (Ranges(), rest)
-                    for edge in _edges(job, job_id, task):
-                        self._release(job, edge, *some)
-                else:
-                    for edge in _edges(job, job_id, task):
-                        self._take(job, edge, ok=ok and task is None)
+                for edge in _edges(job, ended.id, task):
+                    if task == PAIRED:
+                        self._release(job, edge, Ranges(), unstarted)
+                    elif task is None:
+                        self._take(job, edge, ok=ok)
+                    elif isinstance(task, int) and task in unstarted:
+                        self._take(job, edge, ok=False)
 
     def tasks_ended(self, job_id: str, ends: Iterable[tuple[int, bool]]) -> None:
         """The ends of an array's tasks are stored: their indices, and whether they are ok."""

@@ -193,7 +193,7 @@ class Endings:
         job.state = outcome.state
         client = job.client
         self.drop(job)
-        self._dependencies.job_ended(job.id, ok=outcome.ok)
+        self._dependencies.job_ended(job, ok=outcome.ok)
         # An array's children are its tasks', most of which came to their own end.
         if outcome.state is not State.SUCCESS and job.array is None:
             why = "did not come to its own end"
