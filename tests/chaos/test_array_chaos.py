@@ -11,7 +11,8 @@ import pytest
 
 from updraft.testing.instance import Instance, instance, wait_for
 
-TASKS = 2_000
+TASKS = 3_000
+KILLS = 15
 FAILING = 7
 KEEPER_KILLS = 2
 """As many as there are retries: a task that is lost each time still ends well."""
@@ -48,7 +49,7 @@ def test_no_kill_loses_or_repeats_a_task_of_an_array(
     assert submitted.returncode == 0, submitted.stderr
 
     killed: Counter[str] = Counter()
-    while finished(folder) < TASKS * 3 // 4:
+    while sum(killed.values()) < KILLS and finished(folder) < TASKS * 3 // 4:
         before = finished(folder)
         roles = dice.choice([("server",), ("agent",), ("server", "agent"), ("keeper",)])
         if roles == ("keeper",):
@@ -58,10 +59,10 @@ def test_no_kill_loses_or_repeats_a_task_of_an_array(
             wait_for("the server is back", lambda: own.processes("server"))
         if sum(own.kill(role) for role in roles):
             killed["+".join(roles)] += 1
-        more = dice.randint(1, 150)
+        more = dice.randint(1, 50)
         wait_for("it goes on", lambda least=before + more: finished(folder) >= least)
     waited = own.run("updraft", "job", "wait", job, timeout=200)
-    assert sum(killed.values()) >= 8, killed
+    assert sum(killed.values()) >= 4, killed
 
     shown = json.loads(own.run("updraft", "job", "show", "--json", job, timeout=60).stdout)
     expected = [index for index in range(TASKS) if index % FAILING == 5]
