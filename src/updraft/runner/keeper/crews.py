@@ -310,7 +310,8 @@ class Crews:
                     return
                 break
             self._give(crew, found[-1], 1)
-        for worker in found[: crew.width]:
+        # Who has nothing first: what was taken from a busy one is not to go back to it.
+        for worker in sorted(found[: crew.width], key=lambda each: len(each.given)):
             if crew.waiting and (room := worker.room) > 0:
                 self._give(crew, worker, room)
         if not crew.waiting:
