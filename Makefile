@@ -70,7 +70,9 @@ bench: .venv-bench/.ready  ## measure speeds beside peers and floors
 .PHONY: soak
 soak: $(VENV)/.dev  ## repeat the chaos tests, each round with a new seed
 	@for round in $$(seq $(or $(ROUNDS),10)); do \
-	    $(ACTIVATED) $(BIN)/python -m pytest -m 'chaos or slow' -x $(PYTEST_ARGS) || exit; done
+	    $(ACTIVATED) $(BIN)/python -m pytest -m 'chaos or slow' -x $(PYTEST_ARGS) && \
+	    $(ACTIVATED) $(BIN)/python -m pytest --hypothesis-profile soak -x tests/stateful tests/scheduling \
+	        tests/server/test_families.py || exit; done
 
 .PHONY: images
 images: $(VENV)/.made  ## build container images of server and runner, without a registry

@@ -13,8 +13,11 @@ from tests.network import unavailable
 from updraft.testing.instance import Instance, instance
 
 # How long one example takes says nothing on a busy machine; a hang meets the test's own timeout.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# The same examples each time, so that a failure is of the change that it comes with; `make soak`
+# looks for new ones.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("soak", deadline=None, max_examples=300)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -18,6 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.stateful.world import OWNERS, World, scratch
 from updraft.model.dependencies import PAIRED, Edge, On
 from updraft.model.job import ONE_TASK, Kind, Policy, RetryOn, Tasks
+
+pytestmark = pytest.mark.timeout(400)
 
 CPUS = st.sampled_from([0, 500, 1000, 2000])
 ANY = st.integers(0, 1 << 16)
@@ -190,7 +193,7 @@ async def _crash(runner) -> None:  # type: ignore[no-untyped-def]
 
 TestCluster = Cluster.TestCase
 TestCluster.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
