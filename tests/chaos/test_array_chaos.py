@@ -52,13 +52,12 @@ def test_no_kill_loses_or_repeats_a_task_of_an_array(
     while sum(killed.values()) < KILLS and finished(folder) < TASKS * 3 // 4:
         before = finished(folder)
         roles = dice.choice([("server",), ("agent",), ("server", "agent"), ("keeper",)])
-        if roles == ("keeper",):
-            if killed["keeper"] >= KEEPER_KILLS:
-                continue
-            # Somebody has to be left: tasks go on without a server, which then starts the runner.
-            wait_for("the server is back", lambda: own.processes("server"))
+        if roles == ("keeper",) and killed["keeper"] >= KEEPER_KILLS:
+            continue
         if sum(own.kill(role) for role in roles):
             killed["+".join(roles)] += 1
+        # Somebody has to be left to start the others: with all three dead, only a client does.
+        wait_for("all are back", lambda: all(map(own.processes, ("server", "agent", "keeper"))))
         more = dice.randint(1, 50)
         wait_for("it goes on", lambda least=before + more: finished(folder) >= least)
     waited = own.run("updraft", "job", "wait", job, timeout=200)
