@@ -26,7 +26,7 @@ from updraft.server.services.core import Core
 from updraft.server.services.endings import Endings
 from updraft.server.services.live import LiveJob, LiveRunner
 from updraft.server.services.live_array import LiveArray, LiveCrew, LiveTask, Retried
-from updraft.server.services.rows import ended_values, event_row
+from updraft.server.services.rows import ended_attempt_values, ended_values, event_row
 from updraft.server.services.specs import spec_of
 from updraft.store import jobs as queries
 from updraft.wire import frames
@@ -261,20 +261,11 @@ class Arrays:
         lengths = (end.get("stdout", 0), end.get("stderr", 0))
         turn.ends.append(
             {
+                **ended_attempt_values(outcome, {**end, "at": at_ns}, lengths),
                 "b_serial": task.serial,
-                "state": AttemptState.LOST if "lost" in end else AttemptState.ENDED,
                 "outcome": State.IN_QUEUE if again else outcome.state,
                 "pid": task.pid,
                 "started_ns": task.started_ns,
-                "ended_ns": at_ns,
-                "exit_code": outcome.exit_code,
-                "message": outcome.message,
-                "stdout_bytes": lengths[0],
-                "stderr_bytes": lengths[1],
-                "cpu_ns": end.get("cpu_ns"),
-                "peak_memory_bytes": end.get("peak_memory_bytes"),
-                "read_bytes": end.get("read_bytes"),
-                "written_bytes": end.get("written_bytes"),
             }
         )
         turn.stored_bytes.extend(lengths)
