@@ -442,6 +442,9 @@ def delete_jobs(connection: Connection, serials: Collection[int]) -> None:
 
 # -- arrays
 
+_NOT_OK = (attempts.c.outcome != "SUCCESS") | (attempts.c.exit_code != 0)
+"""As the index of such attempts has it."""
+
 
 def insert_attempts(connection: Connection, rows: Sequence[Values]) -> None:
     """Store granted attempts, all with the same columns."""
@@ -475,8 +478,7 @@ class StoredTasks:
 
 def tasks_of(connection: Connection, job_serial: int) -> StoredTasks:
     """Return what is stored of an array's tasks; what went well is not looked at."""
-    bad = (attempts.c.outcome != "SUCCESS") | (attempts.c.exit_code != 0)
-    mine = (attempts.c.job_serial == job_serial) & bad
+    mine = (attempts.c.job_serial == job_serial) & _NOT_OK
     again = attempts.c.outcome == State.IN_QUEUE
     tries = (
         select(
@@ -508,10 +510,9 @@ def next_not_ok(
     connection: Connection, job_serial: int, index: int
 ) -> tuple[int, int | None] | None:
     """Return the lowest task behind ``index`` that ended without being ok, and its exit code."""
-    bad = (attempts.c.outcome != "SUCCESS") | (attempts.c.exit_code != 0)
     statement = (
         select(attempts.c.task_index, attempts.c.exit_code)
-        .where(attempts.c.job_serial == job_serial, bad, attempts.c.outcome != State.IN_QUEUE)
+        .where(attempts.c.job_serial == job_serial, _NOT_OK, attempts.c.outcome != State.IN_QUEUE)
         .where(attempts.c.task_index > index)
         .order_by(attempts.c.task_index)
         .limit(1)
@@ -529,11 +530,10 @@ def tried_again(connection: Connection, serials: Collection[int]) -> None:
 
 def failed_tasks(connection: Connection, job_serial: int, limit: int) -> Sequence[int]:
     """Return the lowest indices of an array's tasks whose last attempt was not ok."""
-    bad = (attempts.c.outcome != "SUCCESS") | (attempts.c.exit_code != 0)
     newer = attempts.alias()
     statement = (
         select(attempts.c.task_index)
-        .where(attempts.c.job_serial == job_serial, bad, attempts.c.outcome != State.IN_QUEUE)
+        .where(attempts.c.job_serial == job_serial, _NOT_OK, attempts.c.outcome != State.IN_QUEUE)
         .where(
             ~exists().where(
                 newer.c.job_serial == attempts.c.job_serial,
